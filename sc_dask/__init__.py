@@ -1,0 +1,48 @@
+"""Single-cell RNA-seq atlases larger than memory, with scanpy's words, slots and numbers.
+
+``import sc_dask as sd`` imports nothing else: every name below is imported when it is first used (PEP 562).
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sc_dask import cluster, config, datasets, errors, get, io, log, pipeline, pp, tl
+    from sc_dask.io.convert import convert
+    from sc_dask.io.read import read
+    from sc_dask.io.write import write
+
+__version__ = "0.1.0"
+__all__ = [
+    "cluster",
+    "config",
+    "convert",
+    "datasets",
+    "errors",
+    "get",
+    "io",
+    "log",
+    "pipeline",
+    "pp",
+    "read",
+    "tl",
+    "write",
+]
+
+_FUNCTIONS = {"convert": "sc_dask.io.convert", "read": "sc_dask.io.read", "write": "sc_dask.io.write"}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _FUNCTIONS:
+        value = getattr(importlib.import_module(_FUNCTIONS[name]), name)
+        globals()[name] = value
+        return value
+    if name in __all__:
+        return importlib.import_module(f"sc_dask.{name}")
+    raise AttributeError(f"module 'sc_dask' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*__all__, "__version__"})

@@ -1,0 +1,432 @@
+"""Lazy X as row blocks, and the verbs that everything out of core is written with.
+
+- ``map_rows``: the same rows, other values: lazy, nothing is read.
+- ``reduce_rows``: one small state per block, merged: sums, moments, Gram matrices.
+- ``fold_rows``: the same, but block after block in order.
+- ``collect_rows``: one small result per row.
+- ``scan_rows``: per-row results and a merged state from one loop over the block.
+- ``each_block``: one small result per block.
+
+All but the first return a `Lazy` that ``run.compute`` turns into its value; everything asked of the
+same X in one ``compute`` is done in one pass.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
+
+import dask.array as da
+import numpy as np
+import scipy.sparse as sp
+from dask.base import tokenize
+from dask.highlevelgraph import HighLevelGraph, Layer
+
+from sc_dask import config
+from sc_dask.array.chunks import cut_dense, cut_rows
+from sc_dask.array.expr import BlockArgs, Expr, Plan, RowVector, Step, evaluate
+from sc_dask.array.source import Block, BlockSource, MemorySource
+from sc_dask.errors import InputError
+from sc_dask.kernels.csr import canonical
+
+S = TypeVar("S")
+T = TypeVar("T")
+
+_RECENT: OrderedDict[str, RowBlocks] = OrderedDict()  # AnnData's views strip subclasses; names find them again
+_N_RECENT = 16
+
+
+@dataclass
+class Facts:
+    """What passes over X have taught; ``rows`` holds a value per row, ``cols`` one per column.
+
+    Facts are exact or absent: a pick of rows keeps the row facts, a pick of columns the column facts.
+    """
+
+    rows: dict[str, np.ndarray] = field(default_factory=dict)
+    cols: dict[str, np.ndarray] = field(default_factory=dict)
+    values: dict[str, Any] = field(default_factory=dict)
+
+
+def evaluate_block(plan: Plan, args: BlockArgs, block: Block | None = None) -> Block:
+    """Return one block of a lazy X (what a plain Dask task runs)."""
+    return evaluate(plan, args, block)[0]
+
+
+class _ExprLayer(Layer):
+    """The Dask graph of an expression, made key by key when Dask asks."""
+
+    def __init__(self, name: str, expr: Expr) -> None:
+        super().__init__()
+        self._name, self._expr, self._plan_key = name, expr, f"{name}-plan"
+        self._foreign = expr.source.array.name if isinstance(expr.source, ForeignSource) else None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _ExprLayer, (self._name, self._expr)
+
+    def __len__(self) -> int:
+        return self._expr.n_blocks + 1
+
+    def __iter__(self) -> Iterator[Any]:
+        yield self._plan_key
+        for i in range(self._expr.n_blocks):
+            yield (self._name, i, 0)
+
+    def __contains__(self, key: object) -> bool:
+        if key == self._plan_key:
+            return True
+        return isinstance(key, tuple) and len(key) == 3 and key[0] == self._name and 0 <= key[1] < self._expr.n_blocks
+
+    def __getitem__(self, key: Any) -> Any:
+        if key == self._plan_key:
+            return self._expr.plan()
+        if key not in self:
+            raise KeyError(key)
+        i = key[1]
+        args = self._expr.args(int(self._expr.bounds[i]), int(self._expr.bounds[i + 1]))
+        task: tuple[Any, ...] = (evaluate_block, self._plan_key, args)
+        if isinstance(self._expr.source, ForeignSource):
+            task += (self._expr.source.key(args),)
+        return task
+
+    def is_materialized(self) -> bool:
+        return False
+
+    def get_output_keys(self) -> set[Any]:
+        return set(self)
+
+
+@dataclass(frozen=True, eq=False)
+class ForeignSource:
+    """A Dask array that somebody else made, one chunk of columns, with known chunk sizes."""
+
+    array: da.Array
+    token: str
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return int(self.array.shape[0]), int(self.array.shape[1])
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        return np.dtype(self.array.dtype)
+
+    @property
+    def is_sparse(self) -> bool:
+        return sp.issparse(self.array._meta)
+
+    def key(self, args: BlockArgs) -> tuple[str, int, int]:
+        """Return the Dask key of the block that holds the rows of ``args``."""
+        return (self.array.name, self._block(args.start)[0], 0)
+
+    def align(self, lo: int, hi: int) -> tuple[int, int]:
+        """Return the rows of the whole block around ``lo:hi``; picks never cross blocks."""
+        return self._block(lo)[1:]
+
+    def _block(self, row: int) -> tuple[int, int, int]:
+        bounds = np.concatenate([[0], np.cumsum(self.array.chunks[0])])
+        i = min(max(int(np.searchsorted(bounds, row, side="right")) - 1, 0), len(bounds) - 2)
+        return i, int(bounds[i]), int(bounds[i + 1])
+
+    def read(self, start: int, stop: int) -> Block:
+        raise InputError(
+            "this X is a Dask graph made elsewhere, whose blocks cannot be read alone",
+            "an X from sd.read",
+            "write it with anndata and read it with sd.read",
+        )
+
+
+class RowBlocks(da.Array):  # type: ignore[misc]
+    """A lazy matrix cut into row blocks: a Dask array whose rows and columns can be picked without a shuffle.
+
+    Made by `from_source` and `from_array`, never directly.
+    """
+
+    expr: Expr
+    facts: Facts
+
+    def __new__(cls, expr: Expr, facts: Facts | None = None) -> RowBlocks:
+        name = f"rowblocks-{expr.token()}"
+        dependencies: dict[str, set[str]] = {name: set()}
+        layers: dict[str, Any] = {name: _ExprLayer(name, expr)}
+        if isinstance(expr.source, ForeignSource):
+            below = expr.source.array.dask
+            layers.update(below.layers)
+            dependencies.update(below.dependencies)
+            dependencies[name] = {expr.source.array.name}
+        chunks = (tuple(int(n) for n in np.diff(expr.bounds)), (expr.shape[1],))
+        meta = sp.csr_matrix((0, 0), dtype=expr.dtype) if expr.is_sparse else np.empty((0, 0), expr.dtype)
+        self = super().__new__(cls, HighLevelGraph(layers, dependencies), name, chunks, meta=meta)
+        self.expr, self.facts = expr, facts if facts is not None else Facts()
+        _RECENT[name] = self
+        _RECENT.move_to_end(name)
+        while len(_RECENT) > _N_RECENT:
+            _RECENT.popitem(last=False)
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return RowBlocks, (self.expr, self.facts)
+
+    def copy(self) -> RowBlocks:
+        """Return the same lazy matrix (it is immutable)."""
+        return self
+
+    def __getitem__(self, index: Any) -> Any:
+        key = index if isinstance(index, tuple) else (index,)
+        if len(key) > 2 or any(k is None or k is Ellipsis for k in key):
+            return super().__getitem__(index)
+        rows = _positions(key[0], self.shape[0])
+        cols = _positions(key[1], self.shape[1]) if len(key) == 2 else slice(None)
+        if rows is None or cols is None or not _increasing(rows):
+            out = super().__getitem__(index)
+            return from_array(out) if out.ndim == 2 else out
+        x = self
+        if not _is_all(cols):
+            x = x.pick_cols(np.arange(self.shape[1])[cols] if isinstance(cols, slice) else cols)
+        if not _is_all(rows):
+            x = x.pick_rows(np.arange(self.shape[0])[rows] if isinstance(rows, slice) else rows)
+        return x
+
+    def pick_rows(self, positions: np.ndarray) -> RowBlocks:
+        """Keep rows at strictly increasing positions; row facts follow, column facts go."""
+        if len(positions) == self.shape[0]:
+            return self
+        facts = Facts(rows={k: v[positions] for k, v in self.facts.rows.items()})
+        return RowBlocks(self.expr.pick_rows(np.asarray(positions, np.int64)), facts)
+
+    def pick_cols(self, cols: np.ndarray) -> RowBlocks:
+        """Keep columns; column facts follow, row facts go."""
+        cols = np.asarray(cols, np.int64)
+        if len(cols) == self.shape[1] and (cols == np.arange(len(cols))).all():
+            return self
+        return RowBlocks(self.expr.pick_cols(cols), Facts(cols={k: v[cols] for k, v in self.facts.cols.items()}))
+
+    def rebounded(self, bounds: np.ndarray) -> RowBlocks:
+        """Cut the same rows at other places; needs a source that can read any range of rows."""
+        if isinstance(self.expr.source, ForeignSource):
+            raise InputError("an X made elsewhere cannot be cut anew", "an X from sd.read", "use x.rechunk")
+        return RowBlocks(self.expr.rebounded(bounds), self.facts)
+
+    def evaluator(self) -> Evaluator:
+        """Return what can make any range of rows on any worker."""
+        return Evaluator(self.expr)
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluator:
+    """Makes any range of rows of a lazy X; picklable. Row vectors travel with it: give workers ``part``."""
+
+    expr: Expr
+
+    def evaluate(self, start: int, stop: int) -> Block:
+        """Return rows ``start:stop`` as a block."""
+        return evaluate(self.expr.plan(), self.expr.args(start, stop))[0]
+
+    def part(self, start: int, stop: int) -> tuple[Plan, BlockArgs]:
+        """Return the picklable recipe of rows ``start:stop``; ``evaluate_block(*part)`` makes them."""
+        return self.expr.plan(), self.expr.args(start, stop)
+
+
+def _positions(index: Any, n: int) -> Any:
+    """Return a slice with positive step or an integer array; None for what Dask itself should handle."""
+    if isinstance(index, slice):
+        return index if (index.step or 1) > 0 else None
+    if isinstance(index, list | np.ndarray) or type(index).__module__.startswith("pandas"):
+        index = np.asarray(index)
+        if index.ndim != 1:
+            return None
+        if index.dtype == bool:
+            if len(index) != n:
+                raise IndexError(f"boolean index of length {len(index)} for an axis of length {n}")
+            return np.flatnonzero(index)
+        if index.size == 0:
+            return np.empty(0, np.int64)
+        if index.dtype.kind in "iu":
+            index = np.where(index < 0, index + n, index).astype(np.int64)
+            if index.min() < 0 or index.max() >= n:
+                raise IndexError(f"index out of range for an axis of length {n}")
+            return index
+    return None
+
+
+def _is_all(index: Any) -> bool:
+    return isinstance(index, slice) and index == slice(None)
+
+
+def _increasing(index: Any) -> bool:
+    return isinstance(index, slice) or bool((np.diff(index) > 0).all())
+
+
+# -- making them ---------------------------------------------------------------------------------
+
+
+def from_source(source: BlockSource, bounds: np.ndarray, facts: Facts | None = None) -> RowBlocks:
+    """Return the lazy matrix of a source cut at ``bounds`` (n_blocks + 1 row numbers)."""
+    bounds = np.asarray(bounds, np.int64)
+    if len(bounds) < 2:
+        bounds = np.zeros(2, np.int64)
+    return RowBlocks(Expr(source, bounds), facts)
+
+
+def _as_block(block: Any) -> Block:
+    if sp.issparse(block):
+        csr = block.tocsr()
+        return canonical(csr.data, csr.indices, csr.indptr, csr.shape[1])
+    return np.ascontiguousarray(block)
+
+
+def from_array(x: Any) -> RowBlocks:
+    """Return row blocks of an ndarray, a scipy sparse matrix or a Dask array of either.
+
+    An array in memory is cut by ``config["block-bytes"]`` without a copy (CSC is turned to CSR first).
+    A Dask array keeps its row chunks; its columns are joined to one chunk.
+    """
+    if isinstance(x, RowBlocks):
+        return x
+    if isinstance(x, da.Array):
+        if x.name in _RECENT:
+            return _RECENT[x.name]
+        return _from_dask(x)
+    budget = config.n_bytes("block-bytes")
+    assert budget is not None
+    token = f"memory-{tokenize(object())}"  # its values may change: never taken for another's
+    if sp.issparse(x):
+        csr = x.tocsr()
+        csr = canonical_whole(csr)
+        bounds = cut_rows(csr.indptr.astype(np.int64), budget)
+        return from_source(MemorySource(csr, token), bounds)
+    dense = np.ascontiguousarray(x)
+    bounds = cut_dense(dense.shape[0], dense.shape[1], dense.dtype.itemsize, budget)
+    return from_source(MemorySource(dense, token), bounds)
+
+
+def canonical_whole(csr: Any) -> sp.csr_matrix:
+    """Return the matrix as a csr_matrix with sorted, unique indices; a copy only where one is needed."""
+    out = sp.csr_matrix((csr.data, csr.indices, csr.indptr), shape=csr.shape, copy=False)
+    if not out.has_canonical_format:
+        out = out.copy()
+        out.sum_duplicates()
+    return out
+
+
+def _from_dask(x: da.Array) -> RowBlocks:
+    if x.ndim != 2 or any(np.isnan(c) for chunks in x.chunks for c in chunks):
+        raise InputError(f"a Dask array of shape {x.shape}", "two dimensions and known chunk sizes", "x.compute_chunk_sizes()")
+    if len(x.chunks[1]) > 1:
+        x = x.rechunk({1: -1})
+    if sp.issparse(x._meta):
+        meta = sp.csr_matrix((0, 0), dtype=x.dtype)
+    else:
+        meta = np.empty((0, 0), x.dtype)
+    blocks = x.map_blocks(_as_block, dtype=x.dtype, meta=meta)
+    return from_source(ForeignSource(blocks, blocks.name), np.concatenate([[0], np.cumsum(blocks.chunks[0])]))
+
+
+# -- the verbs -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Reduction(Generic[S, T]):
+    """A reduction over row blocks.
+
+    Parameters
+    ----------
+    block
+        ``block(b, *row_vectors, **const) -> state``: what one block teaches.
+    merge
+        ``merge(state, state) -> state``: associative; must not change its arguments.
+    finalize
+        ``finalize(state) -> answer``, on the driver.
+    update
+        ``update(state, b, *row_vectors, **const) -> state``: optional faster ``merge(state, block(b))``;
+        must not change its state.
+    state_bytes
+        Size of one state, for the memory plan.
+    """
+
+    block: Callable[..., S]
+    merge: Callable[[S, S], S]
+    finalize: Callable[[S], T] = lambda s: s  # type: ignore[assignment,return-value]
+    update: Callable[..., S] | None = None
+    state_bytes: int = 0
+
+
+@dataclass(frozen=True)
+class Lazy(Generic[T]):
+    """Something that a pass over ``x`` will tell; ``run.compute`` makes it."""
+
+    x: RowBlocks
+    kernel: Reduction[Any, T] | Callable[..., Any]
+    kind: str  # "reduce", "fold", "scan", "rows" or "blocks"
+    rows: tuple[np.ndarray, ...] = ()
+    const: Mapping[str, Any] = field(default_factory=dict)
+
+
+def _checked(x: RowBlocks, rows: tuple[Any, ...]) -> tuple[np.ndarray, ...]:
+    out = tuple(np.asarray(r) for r in rows)
+    for r in out:
+        if r.shape[:1] != x.shape[:1]:
+            raise ValueError(f"row vector of shape {r.shape} for {x.shape[0]} rows")
+    return out
+
+
+def map_rows(
+    kernel: Callable[..., Block],
+    x: RowBlocks,
+    *rows: np.ndarray | RowVector,
+    dtype: Any = None,
+    n_vars: int | None = None,
+    is_sparse: bool | None = None,
+    columnwise: bool = False,
+    **const: Any,
+) -> RowBlocks:
+    """Return ``kernel(block, *row_vectors, **const)`` of every block as a lazy matrix with the same rows.
+
+    ``columnwise=True`` promises that a value depends on its own column (and the row vectors) alone.
+    No pass; the facts of ``x`` do not carry over, since values change.
+    """
+    vectors = tuple(r if isinstance(r, RowVector) else RowVector(_checked(x, (r,))[0]) for r in rows)
+    known = [r.values if r.values is not None else "unknown" for r in vectors]
+    token = tokenize(kernel.__module__, kernel.__qualname__, known, const)
+    step = Step(
+        kernel,
+        token,
+        np.dtype(dtype or x.dtype),
+        x.shape[1] if n_vars is None else n_vars,
+        x.expr.is_sparse if is_sparse is None else is_sparse,
+        vectors,
+        const,
+        columnwise,
+    )
+    return RowBlocks(x.expr.then(step))
+
+
+def reduce_rows(red: Reduction[S, T], x: RowBlocks, *rows: np.ndarray, **const: Any) -> Lazy[T]:
+    """Describe a reduction over all blocks in any order."""
+    return Lazy(x, red, "reduce", _checked(x, rows), const)
+
+
+def fold_rows(red: Reduction[S, T], x: RowBlocks, *rows: np.ndarray, **const: Any) -> Lazy[T]:
+    """Describe a reduction over the blocks in their order, one after the other."""
+    return Lazy(x, red, "fold", _checked(x, rows), const)
+
+
+def scan_rows(red: Reduction[S, T], x: RowBlocks, *rows: np.ndarray, **const: Any) -> Lazy[tuple[Any, T]]:
+    """Describe both at once: ``red.block`` returns (one small result per row, state); the answer is the pair."""
+    return Lazy(x, red, "scan", _checked(x, rows), const)
+
+
+def collect_rows(kernel: Callable[..., Any], x: RowBlocks, *rows: np.ndarray, **const: Any) -> Lazy[Any]:
+    """Describe one small result per row, joined on the driver.
+
+    ``kernel(block, *row_vectors, **const)`` returns an array, or a tuple, dict or dataclass of arrays, whose first
+    axis is the rows.
+    """
+    return Lazy(x, kernel, "rows", _checked(x, rows), const)
+
+
+def each_block(kernel: Callable[..., T], x: RowBlocks, *rows: np.ndarray, **const: Any) -> Lazy[list[T]]:
+    """Describe one small result per block, in a list: ``kernel(block, block_index, *row_vectors, **const)``."""
+    return Lazy(x, kernel, "blocks", _checked(x, rows), const)

@@ -1,0 +1,237 @@
+"""What stands behind a lazy X: a source, the rows that were picked, and the steps that each block goes through.
+
+Everything here is plain data. ``blocks`` gives it the shape of a Dask array, ``run`` executes it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from dask.base import tokenize
+
+from sc_dask.array.source import METER, Block, BlockSource
+from sc_dask.errors import InputError
+from sc_dask.kernels.csr import col_lookup, take_cols, take_rows
+
+Vector = np.ndarray
+
+
+class RowVector:
+    """One number per row of X that a step needs; it may become known only while X is read.
+
+    Parameters
+    ----------
+    values
+        The numbers, or None when they are not known yet.
+    kernel
+        ``kernel(block, **const) -> (n_rows,)``: how a step takes them from its own input block
+        when they are not known. A pass that had to do so keeps what it found here.
+    """
+
+    def __init__(
+        self,
+        values: Vector | None,
+        kernel: Callable[..., Vector] | None = None,
+        const: Mapping[str, Any] | None = None,
+        parent: tuple[RowVector, np.ndarray] | None = None,
+    ) -> None:
+        if values is None and kernel is None:
+            raise ValueError("a row vector needs its values or a kernel")
+        self._values, self.kernel, self.const, self._parent = values, kernel, dict(const or {}), parent
+
+    @property
+    def values(self) -> Vector | None:
+        """The numbers, or None when no pass has found them yet."""
+        if self._values is None and self._parent is not None:
+            above = self._parent[0].values
+            if above is not None:
+                self._values, self._parent = above[self._parent[1]], None
+        return self._values
+
+    def found(self, values: Vector) -> None:
+        """Keep what a whole pass found."""
+        self._values, self._parent = values, None
+
+    def pick(self, rows: np.ndarray) -> RowVector:
+        """Return the vector for picked rows (positions)."""
+        values = self.values
+        if values is not None:
+            return RowVector(values[rows], self.kernel, self.const)
+        return RowVector(None, self.kernel, self.const, parent=(self, rows))
+
+
+@dataclass(frozen=True, eq=False)
+class Step:
+    """One thing done to every block: ``kernel(block, *row_vectors, **const) -> block`` with the same rows.
+
+    ``columnwise`` says that each value of the result depends on its own column alone, given the
+    row vectors, so that a choice of columns may be made before instead of after.
+    """
+
+    kernel: Callable[..., Block]
+    token: str
+    dtype: np.dtype[Any]
+    n_vars: int
+    is_sparse: bool
+    rows: tuple[RowVector, ...] = ()
+    const: Mapping[str, Any] = field(default_factory=dict)
+    columnwise: bool = False
+
+    @property
+    def lets_columns_pass(self) -> bool:
+        """True when a choice of columns may move before this step without changing the result."""
+        return self.columnwise and all(r.values is not None for r in self.rows)
+
+
+@dataclass(frozen=True, eq=False)
+class ColumnPick(Step):
+    """The step that keeps some columns, in a given order."""
+
+    cols: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
+
+
+def _pick_columns(block: Block, *, lookup: np.ndarray | None, cols: np.ndarray) -> Block:
+    if lookup is None:  # a column asked for twice: scipy and numpy know how
+        out = block[:, cols]
+        return np.ascontiguousarray(out) if isinstance(out, np.ndarray) else out
+    return take_cols(block, lookup, len(cols))
+
+
+def column_pick(cols: np.ndarray, n_vars: int, dtype: np.dtype[Any], is_sparse: bool) -> ColumnPick:
+    """Return the step that keeps ``cols`` (positions) of ``n_vars`` columns."""
+    const = {"lookup": col_lookup(cols, n_vars), "cols": cols}
+    return ColumnPick(_pick_columns, f"cols-{tokenize(cols)}", dtype, len(cols), is_sparse, const=const, cols=cols)
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """What all tasks of a pass share: the source and the chain of kernels, without any per-row data."""
+
+    source: BlockSource | None
+    kernels: tuple[tuple[Callable[..., Block], dict[str, Any], tuple[tuple[Any, dict[str, Any]], ...]], ...]
+
+
+@dataclass(frozen=True, eq=False)
+class BlockArgs:
+    """What one task needs besides the plan: source rows, which of them stay, and its slice of each row vector."""
+
+    start: int
+    stop: int
+    rows: np.ndarray | None
+    vectors: tuple[tuple[np.ndarray | None, ...], ...]
+
+
+def evaluate(plan: Plan, args: BlockArgs, block: Block | None = None) -> tuple[Block, dict[tuple[int, int], Vector]]:
+    """Read one block and run it through the steps.
+
+    Returns
+    -------
+    The block, and the row vectors that had to be taken from it, by (step, position).
+    """
+    if block is None:
+        if plan.source is None:
+            raise ValueError("a plan without a source needs its block")
+        block = plan.source.read(args.start, args.stop)
+    else:
+        METER.add(rows=args.stop - args.start)
+    if args.rows is not None:
+        block = take_rows(block, args.rows)
+    found: dict[tuple[int, int], Vector] = {}
+    for i, ((kernel, const, row_kernels), given) in enumerate(zip(plan.kernels, args.vectors, strict=True)):
+        vectors = []
+        for j, ((row_kernel, row_const), v) in enumerate(zip(row_kernels, given, strict=True)):
+            if v is None:
+                v = found[i, j] = row_kernel(block, **row_const)
+            vectors.append(v)
+        block = kernel(block, *vectors, **const)
+    return block, found
+
+
+@dataclass(frozen=True, eq=False)
+class Expr:
+    """A lazy matrix: rows ``rows`` of ``source`` (None: all), through ``steps``, cut at ``bounds``.
+
+    ``bounds`` are row numbers of the result: block i holds rows ``bounds[i]:bounds[i + 1]``.
+    """
+
+    source: BlockSource
+    bounds: np.ndarray
+    rows: np.ndarray | None = None
+    steps: tuple[Step, ...] = ()
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        n_vars = self.steps[-1].n_vars if self.steps else self.source.shape[1]
+        return int(self.bounds[-1]), int(n_vars)
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        return self.steps[-1].dtype if self.steps else np.dtype(self.source.dtype)
+
+    @property
+    def is_sparse(self) -> bool:
+        return self.steps[-1].is_sparse if self.steps else self.source.is_sparse
+
+    @property
+    def n_blocks(self) -> int:
+        return len(self.bounds) - 1
+
+    def token(self) -> str:
+        """A name that is the same for the same result cut the same way."""
+        return tokenize(self.source.token, self.bounds, self.rows, [s.token for s in self.steps])
+
+    def plan(self) -> Plan:
+        """Return what all blocks share."""
+        kernels = tuple(
+            (s.kernel, dict(s.const), tuple((r.kernel, r.const) for r in s.rows)) for s in self.steps
+        )
+        return Plan(self.source, kernels)
+
+    def args(self, start: int, stop: int) -> BlockArgs:
+        """Return what the task for rows ``start:stop`` of the result needs."""
+        vectors = tuple(
+            tuple(None if (v := r.values) is None else v[start:stop] for r in s.rows) for s in self.steps
+        )
+        if self.rows is None or start == stop:
+            return BlockArgs(start, stop, None, vectors)
+        picked = self.rows[start:stop]
+        lo, hi = int(picked[0]), int(picked[-1]) + 1
+        if hasattr(self.source, "align"):  # a source that hands out whole blocks only
+            lo, hi = self.source.align(lo, hi)
+        local = None if hi - lo == stop - start else (picked - lo).astype(np.int32)
+        return BlockArgs(lo, hi, local, vectors)
+
+    def pick_rows(self, positions: np.ndarray) -> Expr:
+        """Keep rows at strictly increasing positions; blocks stay where they were, empty ones go."""
+        source_rows = positions if self.rows is None else self.rows[positions]
+        bounds = np.unique(np.searchsorted(positions, self.bounds))
+        if len(bounds) == 1:  # nothing is left: one empty block keeps the shape
+            bounds = np.zeros(2, np.int64)
+        steps = tuple(replace(s, rows=tuple(r.pick(positions) for r in s.rows)) if s.rows else s for s in self.steps)
+        return Expr(self.source, bounds.astype(np.int64), source_rows, steps)
+
+    def pick_cols(self, cols: np.ndarray) -> Expr:
+        """Keep columns at ``cols``, as early in the chain as gives the same result."""
+        at = len(self.steps)
+        while at and self.steps[at - 1].lets_columns_pass:
+            at -= 1
+        before, after = self.steps[:at], self.steps[at:]
+        if before and isinstance(before[-1], ColumnPick):
+            cols, before = before[-1].cols[cols], before[:-1]
+        below = Expr(self.source, self.bounds, self.rows, before)
+        step = column_pick(cols, below.shape[1], below.dtype, below.is_sparse)
+        return replace(self, steps=(*before, step, *(replace(s, n_vars=len(cols)) for s in after)))
+
+    def then(self, step: Step) -> Expr:
+        """Add a step at the end."""
+        return replace(self, steps=(*self.steps, step))
+
+    def rebounded(self, bounds: np.ndarray) -> Expr:
+        """Cut the same rows at other places."""
+        bounds = np.asarray(bounds, np.int64)
+        if len(bounds) < 2 or bounds[0] != 0 or bounds[-1] != self.shape[0] or (np.diff(bounds) < 0).any():
+            raise InputError(f"row bounds {bounds!r}", f"increasing numbers from 0 to {self.shape[0]}")
+        return replace(self, bounds=bounds)

@@ -1,0 +1,57 @@
+"""Passes that highly variable genes need: moments of all genes, by batch, in one read."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from sc_dask.array import run
+from sc_dask.array.blocks import Reduction, RowBlocks, reduce_rows
+from sc_dask.array.source import Block
+from sc_dask.kernels.moments import Moments, clipped_sums, merge_moments, moments
+
+
+def _moments(
+    block: Block, groups: np.ndarray | None = None, *, n_groups: int = 1, expm1: bool = False, base: float | None = None
+) -> Moments:
+    return moments(block, groups, n_groups, "expm1" if expm1 else "identity", base)
+
+
+MOMENTS = Reduction(_moments, merge_moments)
+
+
+def group_moments(
+    x: RowBlocks, groups: np.ndarray | None = None, n_groups: int = 1, *, expm1: bool = False, base: float | None = None
+) -> Moments:
+    """Return count, mean, M2 and non-zeros of every gene in every group; 1 pass for any number of groups.
+
+    ``groups`` holds a code per cell (int32, -1: in no group). ``expm1`` takes the moments of the values
+    before their logarithm to ``base``. Memory: 24 bytes per gene, group and thread.
+    """
+    rows = () if groups is None else (groups.astype(np.int32),)
+    lazy = reduce_rows(MOMENTS, x, *rows, n_groups=n_groups, expm1=expm1, base=base)
+    return run.compute(lazy, label="moments")
+
+
+def whole(m: Moments) -> Moments:
+    """Return the moments of all groups together, (1, n_vars)."""
+    out = Moments(m.n[:1], m.mean[:1], m.m2[:1], m.nnz[:1])
+    for g in range(1, len(m.n)):
+        out = merge_moments(out, Moments(m.n[g : g + 1], m.mean[g : g + 1], m.m2[g : g + 1], m.nnz[g : g + 1]))
+    return out
+
+
+def _clipped(block: Block, groups: np.ndarray | None = None, *, clip: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    return clipped_sums(block, clip, groups)
+
+
+def _add(a: tuple[np.ndarray, np.ndarray], b: tuple[np.ndarray, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    return a[0] + b[0], a[1] + b[1]
+
+
+CLIPPED = Reduction(_clipped, _add)
+
+
+def clipped(x: RowBlocks, clip: np.ndarray, groups: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+    """Return sums and sums of squares of ``min(x, clip)`` by group, each (n_groups, n_vars); 1 pass."""
+    rows = () if groups is None else (groups.astype(np.int32),)
+    return run.compute(reduce_rows(CLIPPED, x, *rows, clip=clip), label="clipped variances")

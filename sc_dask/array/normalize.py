@@ -1,0 +1,77 @@
+"""Depth normalisation and logarithm as lazy steps."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from sc_dask.array import run
+from sc_dask.array.blocks import Reduction, RowBlocks, collect_rows, map_rows, reduce_rows
+from sc_dask.array.expr import Expr, RowVector
+from sc_dask.array.source import Block
+from sc_dask.kernels import normalize as kernels
+from sc_dask.kernels.qc import row_totals
+
+
+def _factors(totals: np.ndarray, target_sum: float) -> np.ndarray:
+    """Return what to multiply cells by; a cell without counts stays as it is."""
+    totals = np.asarray(totals, np.float64)
+    return np.divide(target_sum, totals, out=np.ones_like(totals), where=totals != 0)
+
+
+def scale_to(block: Block, totals: np.ndarray, *, target_sum: float) -> Block:
+    """Bring every cell of a block to the same sum."""
+    return kernels.scale_rows(block, _factors(totals, target_sum))
+
+
+def scale_log1p(block: Block, totals: np.ndarray, *, target_sum: float, base: float | None) -> Block:
+    """Bring every cell of a block to the same sum and take log(1 + x), in one loop."""
+    return kernels.normalize_log1p(block, _factors(totals, target_sum), base)
+
+
+def _float_of(x: RowBlocks) -> np.dtype[Any]:
+    return np.dtype(np.float64 if x.dtype == np.float64 else np.float32)
+
+
+def totals_of(x: RowBlocks) -> RowVector:
+    """Return the cells' sums: known ones, or to be taken from the blocks as they pass (no pass of its own)."""
+    return RowVector(x.facts.rows.get("totals"), row_totals)
+
+
+def computed_totals(x: RowBlocks) -> np.ndarray:
+    """Return the cells' sums, float64 (n_obs,); 1 pass, or none when known."""
+    if "totals" not in x.facts.rows:
+        x.facts.rows["totals"] = run.compute(collect_rows(row_totals, x), label="totals")
+    return x.facts.rows["totals"]
+
+
+ANY_CELL = Reduction(kernels.highly_expressed, np.logical_or)
+
+
+def totals_without(x: RowBlocks, max_fraction: float) -> tuple[np.ndarray, np.ndarray]:
+    """Return the cells' sums without highly expressed genes, and the mask of those genes.
+
+    A gene is highly expressed if it has more than ``max_fraction`` of the sum of any one cell.
+    Passes: 2, and 1 more when the sums are not known.
+    """
+    dominant = run.compute(
+        reduce_rows(ANY_CELL, x, computed_totals(x), max_fraction=max_fraction), label="highly expressed"
+    )
+    totals = run.compute(collect_rows(kernels.row_totals_where, x, gene_mask=~dominant), label="totals")
+    return totals, dominant
+
+
+def normalize(x: RowBlocks, totals: RowVector | np.ndarray, target_sum: float) -> RowBlocks:
+    """Describe X with every cell brought to ``target_sum``; nothing is read."""
+    return map_rows(scale_to, x, totals, dtype=_float_of(x), columnwise=True, target_sum=float(target_sum))
+
+
+def log1p(x: RowBlocks, base: float | None) -> RowBlocks:
+    """Describe log(1 + X); after `normalize` both become one loop over a block."""
+    last = x.expr.steps[-1] if x.expr.steps else None
+    if last is None or last.kernel is not scale_to:
+        return map_rows(kernels.log1p, x, dtype=_float_of(x), columnwise=True, base=base)
+    before = Expr(x.expr.source, x.expr.bounds, x.expr.rows, x.expr.steps[:-1])
+    below = RowBlocks(before)
+    return map_rows(scale_log1p, below, *last.rows, dtype=_float_of(x), columnwise=True, base=base, **last.const)

@@ -1,0 +1,74 @@
+"""Pass A: what quality control wants of every cell and every gene, in one read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from sc_dask.array import run
+from sc_dask.array.blocks import Reduction, RowBlocks, collect_rows, reduce_rows, scan_rows
+from sc_dask.kernels.qc import (
+    CellMetrics,
+    GeneMetrics,
+    cell_and_gene_metrics,
+    gene_metrics,
+    merge_gene_metrics,
+    row_counts,
+    row_totals,
+)
+
+
+@dataclass(frozen=True)
+class QC:
+    """Metrics of all cells and all genes."""
+
+    cells: CellMetrics
+    genes: GeneMetrics
+
+
+GENES = Reduction(gene_metrics, merge_gene_metrics)
+
+
+CELLS_AND_GENES = Reduction(cell_and_gene_metrics, merge_gene_metrics)
+
+
+def metrics(x: RowBlocks, qc_masks: np.ndarray, percent_top: tuple[int, ...]) -> QC:
+    """Return the QC metrics of all cells and genes; 1 pass. What was learnt is kept as facts of ``x``."""
+    lazy = scan_rows(CELLS_AND_GENES, x, qc_masks=qc_masks, percent_top=percent_top)
+    cells, genes = run.compute(lazy, label="qc")
+    x.facts.rows.update(totals=cells.totals, n_genes=cells.n_genes)
+    _keep(x, genes)
+    return QC(cells, genes)
+
+
+def _keep(x: RowBlocks, genes: GeneMetrics) -> None:
+    x.facts.cols.update(n_cells=genes.n_cells, totals=genes.totals)
+    x.facts.values.update(
+        min_value=genes.min_value, max_value=genes.max_value, all_integer=genes.all_integer, has_nan=genes.has_nan
+    )
+
+
+def cell_facts(x: RowBlocks) -> tuple[np.ndarray, np.ndarray]:
+    """Return sums (float64) and numbers of genes (int64) of all cells; 1 pass, or none when known."""
+    if "totals" not in x.facts.rows or "n_genes" not in x.facts.rows:
+        totals, counts = run.compute(collect_rows(row_totals, x), collect_rows(row_counts, x), label="cells")
+        x.facts.rows.update(totals=totals, n_genes=counts)
+    return x.facts.rows["totals"], x.facts.rows["n_genes"]
+
+
+def gene_facts(x: RowBlocks) -> tuple[np.ndarray, np.ndarray]:
+    """Return sums (float64) and numbers of cells (int64) of all genes; 1 pass, or none when known."""
+    if "totals" not in x.facts.cols or "n_cells" not in x.facts.cols:
+        _keep(x, run.compute(reduce_rows(GENES, x), label="genes"))
+    return x.facts.cols["totals"], x.facts.cols["n_cells"]
+
+
+def count_like(x: RowBlocks) -> bool:
+    """Tell whether the values are non-negative integers: of all of X if a pass has seen it, else of its first block."""
+    if not x.facts.values:
+        first = x.pick_rows(np.arange(int(x.expr.bounds[1])))
+        g = run.compute(reduce_rows(GENES, first), label="check")
+        return bool(g.all_integer and not g.has_nan and g.min_value >= 0)
+    v = x.facts.values
+    return bool(v["all_integer"] and not v["has_nan"] and v["min_value"] >= 0)

@@ -1,0 +1,119 @@
+"""Blocks laid aside during a pass, so that a later pass need not read X again.
+
+Each block becomes one compressed file of a folder in the work-dir; memory is not needed, and a killed run
+leaves nothing but that folder.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import struct
+import tempfile
+import weakref
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import scipy.sparse as sp
+
+from sc_dask import config
+from sc_dask.array import run
+from sc_dask.array.blocks import Lazy, RowBlocks, each_block, from_source
+from sc_dask.array.source import METER, Block, MemorySource
+from sc_dask.errors import StoreError
+
+_HEADER = struct.Struct("<qqqqq")  # rows, columns, sizes of the compressed data, indices and indptr
+
+
+def _codec() -> Any:
+    from numcodecs import Blosc
+
+    return Blosc(cname="lz4", clevel=1, shuffle=Blosc.BITSHUFFLE)
+
+
+def _write_block(block: Block, index: int, *, folder: str) -> int:
+    """Write one block; the name is final only when the file is whole. Returns its size in bytes."""
+    codec = _codec()
+    n_obs, n_vars = block.shape
+    if sp.issparse(block):
+        narrow = np.uint16 if n_vars <= 2**16 else np.int32
+        arrays = [block.data, block.indices.astype(narrow), block.indptr.astype(np.int32)]
+    else:
+        arrays = [np.ascontiguousarray(block).reshape(-1)]
+    parts = [bytes(codec.encode(a)) if a.size else b"" for a in arrays] + [b""] * (3 - len(arrays))
+    path = Path(folder) / f"{index}.block"
+    partial = path.with_suffix(f".partial-{os.getpid()}")
+    with partial.open("wb") as f:
+        f.write(_HEADER.pack(n_obs, n_vars, *(len(p) for p in parts)))
+        for p in parts:
+            f.write(p)
+    partial.replace(path)
+    return _HEADER.size + sum(len(p) for p in parts)
+
+
+def _read_block(path: Path, dtype: np.dtype[Any], is_sparse: bool) -> Block:
+    try:
+        raw = path.read_bytes()
+    except FileNotFoundError as e:
+        raise StoreError(f"staged block {path} is gone", "a work-dir that every worker sees", "run again") from e
+    METER.add(n_bytes=len(raw))
+    n_obs, n_vars, *sizes = _HEADER.unpack_from(raw)
+    codec, at, parts = _codec(), _HEADER.size, []
+    narrow = np.dtype(np.uint16 if n_vars <= 2**16 else np.int32)
+    for size, kind in zip(sizes, (dtype, narrow, np.dtype(np.int32)), strict=True):
+        part = codec.decode(raw[at : at + size]) if size else b""
+        parts.append(np.frombuffer(part, kind))
+        at += size
+    if not is_sparse:
+        return parts[0].reshape(n_obs, n_vars)
+    indptr = parts[2] if len(parts[2]) else np.zeros(n_obs + 1, np.int32)
+    return sp.csr_matrix((parts[0], parts[1].astype(np.int32), indptr), shape=(n_obs, n_vars), copy=False)
+
+
+@dataclass(frozen=True, eq=False)
+class StagedSource:
+    """Row blocks in the files of a folder; block i holds rows ``bounds[i]:bounds[i + 1]``."""
+
+    folder: str
+    bounds: np.ndarray
+    shape: tuple[int, int]
+    dtype: np.dtype[Any]
+    is_sparse: bool
+    token: str = field(default="")
+
+    def read(self, start: int, stop: int) -> Block:
+        first = max(int(np.searchsorted(self.bounds, start, side="right")) - 1, 0)
+        pieces, i = [], first
+        while i < len(self.bounds) - 1 and (int(self.bounds[i]) < stop or i == first):
+            block = _read_block(Path(self.folder) / f"{i}.block", self.dtype, self.is_sparse)
+            lo, hi = max(start - int(self.bounds[i]), 0), min(stop, int(self.bounds[i + 1])) - int(self.bounds[i])
+            pieces.append(block if (lo, hi) == (0, block.shape[0]) else block[lo:hi])
+            i += 1
+        METER.add(rows=stop - start)
+        if len(pieces) == 1:
+            return pieces[0]
+        return sp.vstack(pieces, format="csr") if self.is_sparse else np.concatenate(pieces)
+
+
+def possible(x: RowBlocks) -> bool:
+    """Tell whether laying X aside is worth it and every worker could read it back."""
+    if isinstance(x.expr.source, MemorySource | StagedSource):
+        return False
+    return run.client() is None or config.get("work-dir") is not None
+
+
+def stage(x: RowBlocks) -> tuple[Lazy[list[int]], RowBlocks]:
+    """Return what lays every block of ``x`` aside when computed, and the X to read afterwards.
+
+    The folder goes when the returned X does.
+    """
+    parent = config.get("work-dir")
+    if parent is not None:
+        Path(parent).mkdir(parents=True, exist_ok=True)
+    folder = tempfile.mkdtemp(prefix="sc-dask-stage-", dir=parent)
+    source = StagedSource(folder, x.expr.bounds, x.expr.shape, x.expr.dtype, x.expr.is_sparse, folder)
+    staged = from_source(source, x.expr.bounds)
+    weakref.finalize(source, shutil.rmtree, folder, ignore_errors=True)
+    return each_block(_write_block, x, folder=folder), staged

@@ -1,0 +1,70 @@
+"""Every exception and warning of sc_dask.
+
+A message has three parts: what was found, what was expected, and what to do next.
+"""
+
+from __future__ import annotations
+
+
+class ScDaskError(Exception):
+    """Base of every error raised on purpose.
+
+    Parameters
+    ----------
+    found
+        What is wrong, naming the file, slot, gene or option.
+    expected
+        What would have been right.
+    fix
+        What to type next.
+    """
+
+    def __init__(self, found: str, expected: str | None = None, fix: str | None = None) -> None:
+        super().__init__(found, expected, fix)
+        self.found, self.expected, self.fix = found, expected, fix
+
+    def __str__(self) -> str:
+        parts = [self.found]
+        if self.expected:
+            parts.append(f"expected {self.expected}")
+        if self.fix:
+            parts.append(f"next: {self.fix}")
+        return "; ".join(parts)
+
+
+class InputError(ScDaskError, ValueError):
+    """An argument or a matrix is not what the function's contract says."""
+
+
+class MissingKeyError(InputError, KeyError):
+    """A slot, column, gene or group that was asked for is not there."""
+
+    __str__ = ScDaskError.__str__
+
+
+class FormatError(ScDaskError):
+    """A file is damaged or of a kind that is not supported; names the path and what was found."""
+
+
+class StoreError(ScDaskError):
+    """A store is missing, unfinished (no commit mark), has missing chunks, or would be overwritten."""
+
+
+class MemoryBudgetError(ScDaskError):
+    """No plan fits the memory budget; names what to change."""
+
+
+class StalledError(ScDaskError):
+    """A cluster made no progress within the deadline."""
+
+
+class ScDaskWarning(UserWarning):
+    """Base of every warning."""
+
+
+class CountsWarning(ScDaskWarning):
+    """The matrix does not look like what the function expects (for instance counts)."""
+
+
+class RecallWarning(ScDaskWarning):
+    """Approximate neighbours missed more true neighbours than was asked for."""

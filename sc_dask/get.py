@@ -1,0 +1,265 @@
+"""The only reader of AnnData: matrices as lazy row blocks, embeddings, graphs and tables."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from typing import TYPE_CHECKING, Any
+
+import dask.array as da
+import numpy as np
+import pandas as pd
+import scipy.sparse as sp
+
+from sc_dask.array import run
+from sc_dask.array.blocks import RowBlocks, collect_rows, from_array
+from sc_dask.errors import InputError, MissingKeyError
+from sc_dask.kernels.csr import to_dense
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+
+def _listed(names: Iterable[Any], n: int = 8) -> str:
+    names = [str(x) for x in names]
+    return ", ".join(names[:n]) + (", ..." if len(names) > n else "") if names else "nothing"
+
+
+def stored(adata: AnnData, layer: str | None = None, *, use_raw: bool = False) -> Any:
+    """Return X, a layer or raw X as it is stored (array, sparse matrix or lazy)."""
+    if use_raw:
+        if adata.raw is None:
+            raise MissingKeyError("use_raw=True but adata.raw is not set", "adata.raw", "adata.raw = adata")
+        if layer is not None:
+            raise InputError("both use_raw=True and a layer were given", "one of them")
+        return adata.raw.X
+    if layer is not None and layer not in adata.layers:
+        raise MissingKeyError(f"no layer {layer!r}", f"one of: {_listed(adata.layers)}")
+    x = adata.X if layer is None else adata.layers[layer]
+    if x is None:
+        raise MissingKeyError("adata.X is None", "a matrix", "pass layer=... or set adata.X")
+    return x
+
+
+def matrix(
+    adata: AnnData, layer: str | None = None, *, use_raw: bool = False, mask_var: np.ndarray | str | None = None
+) -> RowBlocks:
+    """Return X, a layer or raw X as lazy row blocks, whatever it is stored as.
+
+    Parameters
+    ----------
+    adata
+        Annotated matrix; X in memory (ndarray, csr, csc) or lazy (``sd.read``, any Dask array).
+    layer, use_raw
+        Which matrix.
+    mask_var
+        Keep these genes: a boolean array (n_vars,) or the name of a boolean column of var.
+
+    Returns
+    -------
+    Lazy matrix (n_obs, n_vars or n_kept). Nothing is read.
+    """
+    x = stored(adata, layer, use_raw=use_raw)
+    if not isinstance(x, np.ndarray | da.Array) and not sp.issparse(x):
+        raise InputError(
+            f"a matrix of type {type(x).__name__}",
+            "an ndarray, a scipy sparse matrix or a Dask array",
+            "read the file with sd.read(path) instead of backed mode",
+        )
+    blocks = from_array(np.asarray(x) if isinstance(x, np.ndarray) and type(x) is not np.ndarray else x)
+    mask = var_mask(adata, mask_var)
+    return blocks if mask is None else blocks.pick_cols(np.flatnonzero(mask))
+
+
+def var_mask(adata: AnnData, mask_var: np.ndarray | str | None) -> np.ndarray | None:
+    """Return a boolean mask (n_vars,) from an array or a column name; None stays None."""
+    if mask_var is None:
+        return None
+    if isinstance(mask_var, str):
+        if mask_var not in adata.var:
+            raise MissingKeyError(
+                f"no column {mask_var!r} in adata.var", f"one of: {_listed(adata.var)}", "pp.highly_variable_genes(adata)"
+            )
+        mask_var = adata.var[mask_var].to_numpy()
+    mask = np.asarray(mask_var)
+    if mask.dtype != bool or mask.shape != (adata.n_vars,):
+        raise InputError(f"mask_var of type {mask.dtype} and shape {mask.shape}", f"a boolean array ({adata.n_vars},)")
+    if not mask.any():
+        raise InputError("mask_var keeps no gene", "at least one True")
+    return mask
+
+
+def as_stored(x: RowBlocks, like: Any) -> Any:
+    """Return a lazy result in the type of what it was made from: lazy stays lazy, memory comes back as it was."""
+    if isinstance(like, da.Array):
+        return x
+    out = run.materialise(x)
+    if sp.issparse(like):
+        return type(like)(out)
+    return np.asarray(out)
+
+
+def column(adata: AnnData, key: str, *, axis: str = "obs") -> pd.Series:
+    """Return a column of obs or var."""
+    frame = adata.obs if axis == "obs" else adata.var
+    if key not in frame:
+        raise MissingKeyError(f"no column {key!r} in adata.{axis}", f"one of: {_listed(frame)}")
+    return frame[key]
+
+
+def batches(adata: AnnData, batch_key: str | None) -> tuple[np.ndarray | None, list[Any]]:
+    """Return the codes (int32, n_obs) and names of the batches; one batch without a key."""
+    if batch_key is None:
+        return None, [None]
+    values = column(adata, batch_key)
+    if values.isna().any():
+        raise InputError(f"obs[{batch_key!r}] has missing values", "a batch for every cell")
+    cat = pd.Categorical(values).remove_unused_categories()
+    return np.asarray(cat.codes, np.int32), list(cat.categories)
+
+
+def embedding(adata: AnnData, use_rep: str | None = None, n_pcs: int | None = None) -> np.ndarray:
+    """Return the coordinates of the cells (n_obs, n_dims) that graph functions work on.
+
+    As scanpy chooses: ``use_rep`` if given (``"X"`` is X itself), else ``X_pca`` if there, else X when
+    it has at most 50 genes.
+    """
+    if use_rep is None and "X_pca" in adata.obsm:
+        use_rep = "X_pca"
+    if use_rep == "X" or (use_rep is None and (n_pcs == 0 or adata.n_vars <= 50)):
+        dense = collect_rows(to_dense, matrix(adata), dtype=np.float32)
+        return np.asarray(run.compute(dense))
+    if use_rep is None:
+        raise MissingKeyError("no X_pca in adata.obsm", "principal components", "pp.pca(adata)")
+    if use_rep not in adata.obsm:
+        raise MissingKeyError(f"no {use_rep!r} in adata.obsm", f"one of: {_listed(adata.obsm)}", "pp.pca(adata)")
+    x = np.asarray(adata.obsm[use_rep])
+    if n_pcs is not None and n_pcs:
+        if n_pcs > x.shape[1]:
+            raise InputError(f"n_pcs={n_pcs}", f"at most {x.shape[1]} ({use_rep})", f"pp.pca(adata, n_comps={n_pcs})")
+        x = x[:, :n_pcs]
+    return x
+
+
+def graph(adata: AnnData, neighbors_key: str | None = None, obsp: str | None = None) -> sp.csr_matrix:
+    """Return the connectivities (n_obs, n_obs) of a neighbour graph, or any matrix of obsp."""
+    if obsp is not None and neighbors_key is not None:
+        raise InputError("both obsp and neighbors_key were given", "one of them")
+    if obsp is None:
+        key = "neighbors" if neighbors_key is None else neighbors_key
+        if key not in adata.uns:
+            raise MissingKeyError(f"no {key!r} in adata.uns", "a neighbour graph", "pp.neighbors(adata)")
+        obsp = adata.uns[key].get("connectivities_key", "connectivities")
+    if obsp not in adata.obsp:
+        raise MissingKeyError(f"no {obsp!r} in adata.obsp", f"one of: {_listed(adata.obsp)}", "pp.neighbors(adata)")
+    return adata.obsp[obsp].tocsr()
+
+
+def obs_df(
+    adata: AnnData,
+    keys: Collection[str] = (),
+    obsm_keys: Iterable[tuple[str, int]] = (),
+    *,
+    layer: str | None = None,
+    gene_symbols: str | None = None,
+    use_raw: bool = False,
+) -> pd.DataFrame:
+    """Return values of cells: columns of obs, genes, and columns of obsm, as a table.
+
+    Parameters
+    ----------
+    adata
+        Annotated matrix; X may be lazy.
+    keys
+        Columns of obs, or genes (of var_names, or of the column ``gene_symbols`` of var).
+    obsm_keys
+        Pairs of an obsm key and a column number.
+    layer, use_raw
+        Where the values of genes come from.
+
+    Returns
+    -------
+    Table (n_obs, n_keys), index obs_names. Passes: 1 over X if a gene is asked for, else 0.
+
+    Raises
+    ------
+    MissingKeyError
+        A key is neither a column nor a gene, or is both.
+    """
+    keys = [keys] if isinstance(keys, str) else list(keys)
+    var = adata.raw.var if use_raw and adata.raw is not None else adata.var
+    names = pd.Index(var[gene_symbols]) if gene_symbols is not None else var.index
+    genes, missing = [], []
+    for key in keys:
+        if key in adata.obs and key in names:
+            raise InputError(f"{key!r} is both a column of obs and a gene", "an unambiguous key", "rename the column")
+        if key not in adata.obs:
+            (genes if key in names else missing).append(key)
+    if missing:
+        raise MissingKeyError(f"neither columns of obs nor genes: {_listed(missing)}", "keys of obs or gene names")
+    out = {}
+    if genes:
+        positions = np.asarray([names.get_loc(g) for g in genes])
+        if positions.dtype == object:
+            raise InputError("a gene name occurs more than once", "unique names", "adata.var_names_make_unique()")
+        lazy = collect_rows(to_dense, matrix(adata, layer, use_raw=use_raw).pick_cols(positions), dtype=None)
+        values = run.compute(lazy)
+        out = {g: values[:, i] for i, g in enumerate(genes)}
+    table = pd.DataFrame({k: adata.obs[k] if k in adata.obs else out[k] for k in keys}, index=adata.obs_names)
+    for key, i in obsm_keys:
+        if key not in adata.obsm:
+            raise MissingKeyError(f"no {key!r} in adata.obsm", f"one of: {_listed(adata.obsm)}")
+        values = adata.obsm[key]
+        table[f"{key}-{i}"] = values.iloc[:, i] if isinstance(values, pd.DataFrame) else np.asarray(values)[:, i]
+    return table
+
+
+def rank_genes_groups_df(
+    adata: AnnData,
+    group: str | Iterable[str] | None = None,
+    *,
+    key: str = "rank_genes_groups",
+    pval_cutoff: float | None = None,
+    log2fc_min: float | None = None,
+    log2fc_max: float | None = None,
+    gene_symbols: str | None = None,
+) -> pd.DataFrame:
+    """Return the result of ``tl.rank_genes_groups`` as a table, best gene first.
+
+    Returns
+    -------
+    Columns ``group`` (if several), ``names``, ``scores``, ``logfoldchanges``, ``pvals``, ``pvals_adj`` and, where
+    they were computed, ``pct_nz_group`` and ``pct_nz_reference``.
+    """
+    if key not in adata.uns:
+        raise MissingKeyError(f"no {key!r} in adata.uns", "a marker table", "tl.rank_genes_groups(adata, groupby)")
+    result = adata.uns[key]
+    known = list(result["names"].dtype.names)
+    groups = known if group is None else [group] if isinstance(group, str) else list(group)
+    for g in groups:
+        if g not in known:
+            raise MissingKeyError(f"no group {g!r} in uns[{key!r}]", f"one of: {_listed(known)}")
+    columns = [c for c in ("names", "scores", "logfoldchanges", "pvals", "pvals_adj") if c in result]
+    tables = []
+    for g in groups:
+        t = pd.DataFrame({c: np.asarray(result[c][g]) for c in columns})
+        t.insert(0, "group", g)
+        for name, col in (("pts", "pct_nz_group"), ("pts_rest", "pct_nz_reference")):
+            if name in result:
+                pts = result[name]
+                reference = result["params"]["reference"]
+                from_col = g if g in pts or reference == "rest" else reference
+                t[col] = pts[from_col].reindex(t["names"]).to_numpy()
+        tables.append(t)
+    table = pd.concat(tables, ignore_index=True)
+    table["group"] = pd.Categorical(table["group"], categories=groups)
+    if pval_cutoff is not None:
+        table = table[table["pvals_adj"] < pval_cutoff]
+    if log2fc_min is not None:
+        table = table[table["logfoldchanges"] > log2fc_min]
+    if log2fc_max is not None:
+        table = table[table["logfoldchanges"] < log2fc_max]
+    if gene_symbols is not None:
+        table = table.join(adata.var[gene_symbols], on="names")
+    if len(groups) == 1:
+        table = table.drop(columns="group")
+    return table.reset_index(drop=True)

@@ -1,0 +1,224 @@
+"""How a store becomes whole in one moment: a draft beside its place, or a journal of elements to be replaced.
+
+A new store. On a local disk it is written as ``.<name>.partial`` beside its place, checked, consolidated, marked as
+committed and renamed. Object stores cannot rename: there a new store is written in its place with ``committed: false``,
+and the mark is the last object written; one that replaces another is written beside it and copied once whole. Until then the old one stays.
+
+Results into a store. The new elements are written to ``.<name>.update`` beside it. When all are whole, a journal
+is put there; from then on the update can only be finished: the store is marked as uncommitted, elements are moved one by one, the
+metadata are consolidated and the mark comes back. After a kill, the next write to the store first finishes (journal there)
+or forgets (no journal) what was begun.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import posixpath
+import shutil
+import warnings
+from dataclasses import dataclass
+from typing import Any
+
+import zarr
+
+from sc_dask.errors import FormatError, InputError, StoreError
+from sc_dask.io import layout as disk
+from sc_dask.io.store import ZARR_KEYS, Location, exists, open_group
+
+JOURNAL = "sc_dask_update"  # root attribute of a staging store whose elements are all whole
+
+
+def beside(location: Location, suffix: str) -> Location:
+    """Return the hidden neighbour ``.<name>.<suffix>`` of a store."""
+    parent = posixpath.dirname(location.url.rstrip("/"))
+    return Location(f"{parent}/.{location.name}.{suffix}", location.storage_options)
+
+
+def remove(location: Location) -> None:
+    """Remove a folder or prefix, if it is there."""
+    if location.is_local:
+        shutil.rmtree(location.path, ignore_errors=True)
+        return
+    fs, path = location.fs()
+    with contextlib.suppress(FileNotFoundError):
+        fs.rm(path, recursive=True)
+
+
+def move(source: Location, target: Location, *, keep: bool = False) -> None:
+    """Move a folder or prefix to a free place: by one rename on a local disk, else by copying, metadata last.
+
+    With ``keep`` a copy's original stays, so that a move killed halfway can be made again.
+    """
+    if source.is_local:
+        target.path.parent.mkdir(parents=True, exist_ok=True)
+        source.path.rename(target.path)
+        return
+    fs, old = source.fs()
+    _, new = target.fs()
+    keys = sorted(fs.find(old))
+    chunks = [k for k in keys if posixpath.basename(k) not in ZARR_KEYS]
+    metadata = [k for k in keys if posixpath.basename(k) in ZARR_KEYS]
+    for part in (chunks, metadata):
+        if part:
+            fs.copy(part, [new + k[len(old) :] for k in part])
+    if not keep:
+        fs.rm(old, recursive=True)
+
+
+# -- a new store ---------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A store that is being written at ``place`` and will stand at ``target``."""
+
+    target: Location
+    place: Location
+
+    def begin(self, **attributes: Any) -> zarr.Group:
+        """Make the empty store, uncommitted, with AnnData's root attributes; what stood at ``place`` goes."""
+        remove(self.place)
+        root = open_group(self.place, mode="w", zarr_format=3)
+        root.attrs.update({"encoding-type": "anndata", "encoding-version": "0.1.0"})
+        disk.mark(root, committed=False, **attributes)
+        return root
+
+    def unfinished(self) -> dict[str, Any] | None:
+        """Return the mark of an interrupted draft that may be continued, or None."""
+        return _mark_of(self.place) if _is_unfinished(self.place) else None
+
+    def publish(self) -> None:
+        """Check that every chunk is stored, consolidate, mark as committed and move to the target."""
+        root = open_group(self.place, mode="r+", use_consolidated=False)
+        disk.verify_store(root)
+        consolidate(root)
+        if self.place.is_local:
+            _set_mark(self.place)
+            old = beside(self.target, "old")
+            if exists(self.target):
+                move(self.target, old)
+            move(self.place, self.target)
+            remove(old)
+            return
+        if self.place != self.target:
+            remove(self.target)
+            move(self.place, self.target)
+        _set_mark(self.target)
+
+    def abandon(self) -> None:
+        """Remove what was written."""
+        remove(self.place)
+
+
+def draft(target: Location, *, overwrite: bool) -> Draft:
+    """Return where a new store is to be written.
+
+    Raises
+    ------
+    StoreError
+        Something stands at the target and ``overwrite`` is False.
+    InputError
+        The target is no place for a zarr store, or holds something else than one.
+    """
+    if target.name.endswith((".h5ad", ".h5", ".zip", ".loom", ".csv")):
+        raise InputError(
+            f"found {target} as the output", "a path or URL that ends with .zarr", "AnnData.write_h5ad writes h5ad"
+        )
+    old = beside(target, "old")
+    if target.is_local and old.path.exists():  # killed between two renames
+        if target.path.exists():
+            remove(old)
+        else:
+            move(old, target)
+    if target.is_local and target.path.is_dir() and not any(target.path.iterdir()):
+        target.path.rmdir()
+    taken = exists(target) and not _is_unfinished(target)
+    if taken and not overwrite:
+        raise StoreError(f"there is something at {target} already", "a new path", "choose another path, or overwrite=True")
+    if taken and not any(exists(target / key) for key in ZARR_KEYS):
+        raise InputError(f"{target} is no zarr store, so it is not overwritten", "a zarr store or a free path")
+    if target.is_local or taken:
+        return Draft(target, beside(target, "partial"))
+    return Draft(target, target)
+
+
+def _mark_of(location: Location) -> dict[str, Any] | None:
+    try:
+        mark = open_group(location, mode="r", use_consolidated=False).attrs.get(disk.MARK)
+    except (StoreError, FormatError):  # no store, or one that is damaged
+        return None
+    return mark if isinstance(mark, dict) else None
+
+
+def _is_unfinished(location: Location) -> bool:
+    mark = _mark_of(location)
+    return mark is not None and not mark.get("committed", False)
+
+
+def _set_mark(location: Location) -> None:
+    disk.mark(open_group(location, mode="r+"), committed=True)
+
+
+def consolidate(root: zarr.Group) -> None:
+    """Write the metadata of all nodes into the root, so that a reader opens a store with one request."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Consolidated metadata", category=UserWarning)
+        zarr.consolidate_metadata(root.store, path=root.path or None, zarr_format=root.metadata.zarr_format)
+
+
+# -- results into a store ------------------------------------------------------------------------
+
+
+def stage(target: Location) -> zarr.Group:
+    """Return an empty store, of the target's zarr format, for new elements; finishes an earlier update first."""
+    finish_update(target)
+    root = open_group(target, mode="r", use_consolidated=False)
+    return open_group(beside(target, "update"), mode="w", zarr_format=root.metadata.zarr_format)
+
+
+def apply(target: Location, staged: zarr.Group, paths: list[str]) -> None:
+    """Replace the elements ``paths`` (``obs``, ``obsm/X_pca``) of a store by the staged ones."""
+    disk.verify_store(staged)
+    root = open_group(target, mode="r")
+    journal = {
+        "paths": paths,
+        "mark": root.attrs.get(disk.MARK),
+        "consolidated": root.metadata.consolidated_metadata is not None,
+    }
+    staged.attrs[JOURNAL] = journal
+    finish_update(target)
+
+
+def finish_update(target: Location) -> None:
+    """Finish an update whose journal is there; forget one that has none."""
+    staging = beside(target, "update")
+    if not exists(staging):
+        return
+    journal: Any = None
+    with contextlib.suppress(StoreError, FormatError):  # killed while it was being made
+        staged = open_group(staging, mode="r", use_consolidated=False)
+        journal = staged.attrs.get(JOURNAL)
+    if not isinstance(journal, dict):
+        remove(staging)
+        return
+    root = open_group(target, mode="r+", use_consolidated=False)
+    disk.mark(root, committed=False)
+    for path in journal["paths"]:
+        if path in staged:
+            _make_parents(root, path)
+            remove(target / path)
+            move(staging / path, target / path, keep=True)
+    root = open_group(target, mode="r+", use_consolidated=False)
+    if journal["mark"] is None:
+        del root.attrs[disk.MARK]
+    else:
+        root.attrs[disk.MARK] = journal["mark"]
+    if journal["consolidated"]:
+        consolidate(root)
+    remove(staging)
+
+
+def _make_parents(root: zarr.Group, path: str) -> None:
+    parent = posixpath.dirname(path)
+    if parent and parent not in root:
+        root.create_group(parent).attrs.update({"encoding-type": "dict", "encoding-version": "0.1.0"})

@@ -1,0 +1,161 @@
+"""Everything of an AnnData but its matrices, read into memory by anndata's own readers, from anndata 0.5 to now.
+
+The matrices (X, layers, raw.X) are left to a callback, which makes them lazy. Layouts older than
+anndata's element encodings are recognised by what they hold: tables as compound arrays, sparse
+groups with ``h5sparse_format``, ``raw.X`` beside X, categories in ``uns``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+from anndata import AnnData
+from anndata.experimental import read_dispatched
+
+from sc_dask.errors import FormatError, ScDaskError
+
+MakeMatrix = Callable[[Any], Any]  # a stored element -> a lazy matrix
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """How a matrix is stored: csr, csc or dense, and its shape (n_obs, n_vars)."""
+
+    kind: Literal["csr", "csc", "dense"]
+    shape: tuple[int, int]
+
+
+def encoding_of(elem: Any) -> Encoding | None:
+    """Return how a stored element (h5py or zarr) holds a matrix, or None when it holds something else.
+
+    Raises
+    ------
+    FormatError
+        If it is a sparse matrix without a shape.
+    """
+    attrs = elem.attrs
+    if hasattr(elem, "shape"):  # an array
+        kind = str(np.dtype(elem.dtype).kind)
+        return (
+            Encoding("dense", (int(elem.shape[0]), int(elem.shape[1])))
+            if len(elem.shape) == 2 and kind in "biuf"
+            else None
+        )
+    found = _text(attrs.get("h5sparse_format", attrs.get("encoding-type", ""))).removesuffix("_matrix")
+    if found not in ("csr", "csc"):
+        return None
+    shape = attrs.get("shape", attrs.get("h5sparse_shape"))
+    if shape is None or len(shape) != 2:
+        raise FormatError(f"the sparse matrix {elem.name} has no shape", "an attribute shape of two numbers")
+    return Encoding("csr" if found == "csr" else "csc", (int(shape[0]), int(shape[1])))
+
+
+def read_elements(root: Any, where: str, make_matrix: MakeMatrix) -> AnnData:
+    """Return the AnnData of an open zarr or HDF5 group.
+
+    Parameters
+    ----------
+    root
+        ``zarr.Group`` or ``h5py.File``.
+    where
+        The file's path or URL, for messages.
+    make_matrix
+        Called with every stored matrix of X, layers and raw.
+
+    Raises
+    ------
+    FormatError
+        If the group is not an AnnData, holds an element that anndata does not know, or contradicts itself.
+    """
+    _check_root(root, where)
+
+    def callback(func: Callable[[Any], Any], name: str, elem: Any, iospec: Any) -> Any:
+        name = name.strip("/")
+        if _is_matrix(name) and encoding_of(elem) is not None:
+            return make_matrix(elem)
+        if name == "X" and iospec.encoding_type not in ("null", "array"):
+            raise FormatError(
+                f"X of {where} is stored as {iospec.encoding_type or type(elem).__name__!r}",
+                "csr_matrix, csc_matrix or array",
+            )
+        if name in ("obs", "var", "raw.var", "raw/var") and hasattr(elem, "dtype"):
+            return _legacy_table(func(elem))
+        return func(elem)
+
+    def read(key: str) -> Any:
+        return read_dispatched(root[key], callback)
+
+    try:
+        keys = sorted(root)
+        parts = {k: read(k) for k in keys if k != "raw" and not k.startswith("raw.") and k in _SLOTS}
+        raw = _read_raw(root, keys, where, read)
+        adata = AnnData(**parts, raw=raw)
+        if hasattr(root["obs"], "dtype") and not hasattr(root["obs"], "keys"):
+            _categories_from_uns(adata)
+    except ScDaskError:
+        raise
+    except Exception as err:  # anndata raises many kinds; the file's name must reach the reader of the message
+        raise FormatError(
+            f"{where} cannot be read: {str(err).splitlines()[0] if str(err) else type(err).__name__}"
+        ) from err
+    return adata
+
+
+_SLOTS = ("X", "obs", "var", "obsm", "varm", "obsp", "varp", "layers", "uns")
+
+
+def _text(value: Any) -> str:
+    return value.decode() if isinstance(value, bytes) else str(value)
+
+
+def _is_matrix(name: str) -> bool:
+    return name in ("X", "raw/X", "raw.X") or (name.startswith("layers/") and name.count("/") == 1)
+
+
+def _check_root(root: Any, where: str) -> None:
+    kind = _text(root.attrs.get("encoding-type", ""))
+    if kind not in ("", "anndata") or "mod" in root:
+        raise FormatError(f"{where} holds {kind or 'MuData'}", "anndata", "write one modality with anndata")
+    missing = [k for k in ("obs", "var") if k not in root]
+    if missing:
+        found = ", ".join(sorted(root)[:5]) or "nothing"
+        raise FormatError(f"{where} has no {' and no '.join(missing)}: it holds {found}", "an AnnData with obs and var")
+
+
+def _legacy_table(records: np.ndarray) -> pd.DataFrame:
+    """Return a table that anndata before 0.7 stored as one compound array, its first field the names."""
+    table = pd.DataFrame(records)
+    return table.set_index(table.columns[0])
+
+
+def _read_raw(root: Any, keys: list[str], where: str, read: Callable[[str], Any]) -> dict[str, Any] | None:
+    legacy = [k for k in keys if k.startswith("raw.")]
+    if "raw" in keys and legacy:
+        raise FormatError(f"{where} has both raw and {legacy[0]}", "one of them", "write it again with anndata")
+    if "raw" in keys:
+        stored = root["raw"]
+        if not hasattr(stored, "keys"):
+            return None
+        return {k: read(f"raw/{k}") for k in ("X", "var", "varm") if k in stored} or None
+    return {k.removeprefix("raw."): read(k) for k in legacy if k in ("raw.X", "raw.var", "raw.varm")} or None
+
+
+def _categories_from_uns(adata: AnnData) -> None:
+    """Make categoricals of columns whose categories anndata before 0.7 kept under ``uns["<column>_categories"]``.
+
+    The same rule as anndata's own: categories of a column in obs and in var share one name, so they are
+    taken where every code has a category.
+    """
+    for key in [k for k in adata.uns if k.endswith("_categories")]:
+        column = key.replace("_categories", "")
+        categories = adata.uns[key]
+        if isinstance(categories, str | int):
+            categories = [categories]
+        for table in (adata.obs, adata.var):
+            if column in table and np.all(table[column].to_numpy() < len(categories)):
+                table[column] = pd.Categorical.from_codes(table[column].to_numpy(), categories)
+                adata.uns.pop(key, None)

@@ -1,0 +1,336 @@
+"""How our own stores lie on disk: AnnData's zarr spec, zarr v3, cut into shards that one task writes whole.
+
+A sparse matrix is a group with ``data``, ``indices`` (int32) and ``indptr`` (int64). Shard k of ``data`` and of
+``indices`` holds the non-zeros ``k * shard_nnz : (k + 1) * shard_nnz``, wherever rows begin and end. Because the
+non-zeros per row are known before anything is written, the task of shard k makes the rows that overlap its range,
+trims them, and writes shard k of both arrays: every shard is written once, whole, by one task, so no two tasks ever
+touch one object and a part of a shard is never read back to be completed (zarr lets concurrent writers of one shard
+overwrite each other silently). The price is that a row at a border is made twice, and the rows at the
+ends of a shard may decode an inner chunk of the source twice.
+
+A dense matrix is cut into shards of whole rows. Chunks and shards are always set here, never ``"auto"``.
+
+Shards hold 64 MiB decoded (8 bytes a non-zero), smaller for a small matrix; inner chunks hold 512 Ki
+non-zeros (2 MiB of float32), compressed by blosc (lz4, bitshuffle), with a crc32c of every chunk and of every shard's index.
+
+A finished store says so in its root attribute ``sc_dask``: ``{"committed": true, "complete_chunks": true, "version": 1}``.
+``complete_chunks`` promises that every chunk is stored, also one that is all zeros, so that a lost object is seen
+(zarr reads a missing chunk as zeros).
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import zarr
+from zarr.codecs import BloscCodec, Crc32cCodec, ZstdCodec
+
+from sc_dask.errors import StoreError
+
+LAYOUT_VERSION = 1
+MARK = "sc_dask"
+SHARD_BYTES = 64 << 20
+NNZ_BYTES = 8  # of a non-zero in memory: an index and a 4-byte value
+CHUNK_NNZ = 512 << 10
+CHUNK_BYTES = 2 << 20
+KEEP_EMPTY = {"write_empty_chunks": True}
+
+
+@dataclass(frozen=True)
+class SparseLayout:
+    """Where the non-zeros of a csr matrix go."""
+
+    shape: tuple[int, int]
+    nnz: int
+    dtype: str
+    shard_nnz: int
+    chunk_nnz: int
+
+    @property
+    def n_shards(self) -> int:
+        return -(-self.nnz // self.shard_nnz)
+
+    def span(self, shard: int) -> tuple[int, int]:
+        """Return the range of non-zeros of a shard."""
+        return shard * self.shard_nnz, min(self.nnz, (shard + 1) * self.shard_nnz)
+
+    def rows(self, shard: int, indptr: np.ndarray) -> tuple[int, int]:
+        """Return the range of rows that overlap a shard."""
+        lo, hi = self.span(shard)
+        return int(np.searchsorted(indptr, lo, side="right")) - 1, int(np.searchsorted(indptr, hi, side="left"))
+
+
+@dataclass(frozen=True)
+class DenseLayout:
+    """Where the rows of a dense matrix go."""
+
+    shape: tuple[int, int]
+    dtype: str
+    shard_rows: int
+    chunk_rows: int
+
+    @property
+    def n_shards(self) -> int:
+        return -(-self.shape[0] // self.shard_rows)
+
+    def span(self, shard: int) -> tuple[int, int]:
+        """Return the range of rows of a shard."""
+        return shard * self.shard_rows, min(self.shape[0], (shard + 1) * self.shard_rows)
+
+
+def sparse_layout(shape: tuple[int, int], nnz: int, dtype: Any, shard_bytes: int = SHARD_BYTES) -> SparseLayout:
+    """Choose shards of ``shard_bytes`` (decoded, 8 bytes a non-zero) for a csr matrix; at least one inner chunk each."""
+    wanted = max(1, shard_bytes // NNZ_BYTES)
+    chunk = max(1, min(CHUNK_NNZ, wanted, nnz))
+    shard = chunk * max(1, min(wanted // chunk, -(-nnz // chunk)))
+    return SparseLayout(_pair(shape), int(nnz), np.dtype(dtype).name, shard, chunk)
+
+
+def dense_layout(shape: tuple[int, int], dtype: Any, shard_bytes: int = SHARD_BYTES) -> DenseLayout:
+    """Choose shards of ``shard_bytes`` of whole rows for a dense matrix; at least one row each."""
+    n_obs, n_vars = _pair(shape)
+    row_bytes = max(1, n_vars * np.dtype(dtype).itemsize)
+    chunk = max(1, min(CHUNK_BYTES // row_bytes, n_obs))
+    shard = chunk * max(1, min(shard_bytes // (chunk * row_bytes), -(-n_obs // chunk)))
+    return DenseLayout((n_obs, n_vars), np.dtype(dtype).name, shard, chunk)
+
+
+def _pair(shape: tuple[int, int]) -> tuple[int, int]:
+    return int(shape[0]), int(shape[1])
+
+
+# -- making arrays -------------------------------------------------------------------------------
+
+
+def create_sparse(
+    parent: zarr.Group, path: str, layout: SparseLayout, indptr: np.ndarray, encoding: str = "csr_matrix"
+) -> zarr.Group:
+    """Make the group of a sparse matrix: attributes, ``indptr`` whole, ``data`` and ``indices`` still without chunks.
+
+    With ``encoding="csc_matrix"`` the "rows" of the layout are the columns of the matrix.
+    """
+    group = parent.create_group(path, overwrite=True)
+    shape = layout.shape if encoding == "csr_matrix" else layout.shape[::-1]
+    group.attrs.update({"encoding-type": encoding, "encoding-version": "0.1.0", "shape": list(shape)})
+    for name, dtype in (("data", layout.dtype), ("indices", "int32")):
+        _create(group, name, (layout.nnz,), dtype, (layout.chunk_nnz,), (layout.shard_nnz,))
+    chunk = max(1, min(CHUNK_BYTES // 8, len(indptr)))
+    shard = chunk * max(1, min(32, -(-len(indptr) // chunk)))
+    out = _create(group, "indptr", (len(indptr),), "int64", (chunk,), (shard,))
+    out[:] = np.asarray(indptr, np.int64)
+    return group
+
+
+def create_dense(parent: zarr.Group, path: str, layout: DenseLayout) -> zarr.Array[Any]:
+    """Make the array of a dense matrix, still without chunks."""
+    width = max(1, layout.shape[1])
+    array = _create(parent, path, layout.shape, layout.dtype, (layout.chunk_rows, width), (layout.shard_rows, width))
+    array.attrs.update({"encoding-type": "array", "encoding-version": "0.2.0"})
+    return array
+
+
+def _create(
+    parent: zarr.Group, path: str, shape: tuple[int, ...], dtype: str, chunks: tuple[int, ...], shards: tuple[int, ...]
+) -> zarr.Array[Any]:
+    array = parent.create_array(
+        path,
+        shape=shape,
+        dtype=dtype,
+        chunks=chunks,
+        shards=shards,
+        compressors=[BloscCodec(cname="lz4", clevel=5, shuffle="bitshuffle"), Crc32cCodec()],
+        fill_value=0,
+        overwrite=True,
+    )
+    return array.with_config(KEEP_EMPTY)
+
+
+def has_sparse(parent: zarr.Group, path: str, layout: SparseLayout) -> bool:
+    """Return whether an interrupted run has made the arrays of just this matrix."""
+    group = parent.get(path)
+    if not isinstance(group, zarr.Group) or not {"data", "indices", "indptr"} <= set(group.array_keys()):
+        return False
+    data, wanted = group["data"], ((layout.nnz,), layout.dtype, (layout.shard_nnz,), (layout.chunk_nnz,))
+    if (data.shape, data.dtype.name, data.shards, data.chunks) != wanted or missing_chunks(group["indptr"]):
+        return False
+    return group["indptr"].shape[0] == layout.shape[0] + 1 and int(group["indptr"][-1]) == layout.nnz
+
+
+def has_dense(parent: zarr.Group, path: str, layout: DenseLayout) -> bool:
+    """Return whether an interrupted run has made the array of just this matrix."""
+    array, width = parent.get(path), max(1, layout.shape[1])
+    if not isinstance(array, zarr.Array):
+        return False
+    found = (array.shape, array.dtype.name, array.shards, array.chunks)
+    return found == (layout.shape, layout.dtype, (layout.shard_rows, width), (layout.chunk_rows, width))
+
+
+def put_sparse(group: zarr.Group, layout: SparseLayout, shard: int, data: np.ndarray, indices: np.ndarray) -> None:
+    """Write one whole shard of ``data`` and ``indices``."""
+    lo, hi = layout.span(shard)
+    group["data"].with_config(KEEP_EMPTY)[lo:hi] = data
+    group["indices"].with_config(KEEP_EMPTY)[lo:hi] = indices
+
+
+def put_dense(array: zarr.Array[Any], layout: DenseLayout, shard: int, rows: np.ndarray) -> None:
+    """Write one whole shard of rows."""
+    lo, hi = layout.span(shard)
+    array.with_config(KEEP_EMPTY)[lo:hi] = rows
+
+
+def element_options(shape: tuple[int, ...], itemsize: int, zarr_format: int) -> dict[str, Any]:
+    """Return chunks and codecs for a small array that is written whole by one process (obs columns, embeddings)."""
+    row = max(1, math.prod(shape[1:]) * max(1, itemsize))
+    chunks = (max(1, min(shape[0], CHUNK_BYTES // row)), *(max(1, n) for n in shape[1:]))
+    if zarr_format == 2:
+        return {"chunks": chunks}
+    return {"chunks": chunks, "compressors": [ZstdCodec(level=3), Crc32cCodec()]}
+
+
+# -- the commit mark and the check ---------------------------------------------------------------
+
+
+def mark(group: zarr.Group, *, committed: bool, **more: Any) -> None:
+    """Set the root attribute that says whether the store is whole; ``more`` is kept beside it until the next mark."""
+    group.attrs[MARK] = {"committed": committed, "complete_chunks": True, "version": LAYOUT_VERSION, **more}
+
+
+@dataclass(frozen=True)
+class StoreCheck:
+    """What `verify_store` found right."""
+
+    n_arrays: int
+    n_chunks: int
+    sums: dict[str, float | int]  # of each sparse or dense matrix, by path; only when the values were read
+
+
+def verify_store(group: zarr.Group, *, deep: bool = False) -> StoreCheck:
+    """Check that a store is whole.
+
+    Every expected chunk (or shard) of every array exists; each sparse matrix has an ``indptr`` that starts at 0,
+    never falls, and ends at the length of ``data`` and ``indices``; X, layers, obs and var agree on their lengths.
+    With ``deep`` the values are read too: checksums hold, column numbers are inside the matrix, and sums are returned.
+
+    Passes: none, or one over everything stored with ``deep``. Memory: one shard.
+
+    Raises
+    ------
+    StoreError
+        Naming the array and what is wrong with it.
+    """
+    n_arrays = n_chunks = 0
+    sums: dict[str, float | int] = {}
+    for path, node in _walk(group):
+        if isinstance(node, zarr.Array):
+            lost = missing_chunks(node)
+            if lost:
+                raise StoreError(
+                    f"{group.store_path}: array {path!r} lacks {len(lost)} chunk(s), the first is {lost[0]!r}",
+                    "every chunk stored",
+                    "write or convert the store again",
+                )
+            n_arrays, n_chunks = n_arrays + 1, n_chunks + math.prod(shard_grid(node))
+        elif str(node.attrs.get("encoding-type", "")) in ("csr_matrix", "csc_matrix"):
+            check_indptr(node, path)
+            if deep:
+                sums[path] = sum(sum_shard(node, i) for i in range(shard_grid(node["data"])[0]))
+        if deep and isinstance(node, zarr.Array) and path in ("X", "raw/X"):
+            sums[path] = sum(sum_shard(node, i) for i in range(shard_grid(node)[0]))
+    _check_lengths(group)
+    return StoreCheck(n_arrays, n_chunks, sums)
+
+
+def _walk(group: zarr.Group, prefix: str = "") -> Iterator[tuple[str, zarr.Group | zarr.Array[Any]]]:
+    for name, node in sorted(group.members()):
+        yield prefix + name, node
+        if isinstance(node, zarr.Group):
+            yield from _walk(node, f"{prefix}{name}/")
+
+
+def shard_grid(array: zarr.Array[Any]) -> tuple[int, ...]:
+    """Return how many stored objects an array has along each axis."""
+    sizes = array.shards or array.chunks
+    return tuple(-(-n // size) for n, size in zip(array.shape, sizes, strict=True))
+
+
+def missing_chunks(array: zarr.Array[Any]) -> list[str]:
+    """Return the keys of stored objects (shards, or chunks of an unsharded array) that should exist and do not."""
+    from zarr.core.sync import sync
+
+    if 0 in array.shape:
+        return []
+
+    async def found() -> set[str]:
+        return {key async for key in array.store.list_prefix(f"{array.path}/" if array.path else "")}
+
+    stored = sync(found())
+    prefix = f"{array.path}/" if array.path else ""
+    keys = (chunk_key(array, at) for at in itertools.product(*(range(n) for n in shard_grid(array))))
+    return [key for key in keys if prefix + key not in stored]
+
+
+def chunk_key(array: zarr.Array[Any], at: tuple[int, ...]) -> str:
+    """Return the key of a stored object relative to its array."""
+    return str(array.metadata.encode_chunk_key(at))
+
+
+def check_indptr(group: zarr.Group, path: str) -> None:
+    """Raise `StoreError` unless the ``indptr`` of a sparse group fits its shape and its arrays."""
+    shape = [int(n) for n in group.attrs["shape"]]  # type: ignore[union-attr]
+    n_major = shape[0] if group.attrs["encoding-type"] == "csr_matrix" else shape[1]
+    indptr = group["indptr"][:]
+    nnz = int(group["data"].shape[0])
+    right = (
+        len(indptr) == n_major + 1
+        and indptr[0] == 0
+        and indptr[-1] == nnz == group["indices"].shape[0]
+        and bool((np.diff(indptr) >= 0).all())
+    )
+    if not right:
+        raise StoreError(
+            f"{group.store_path}: indptr of {path!r} does not fit shape {shape} and {nnz} stored values",
+            "a rising indptr from 0 to the number of stored values",
+            "write or convert the store again",
+        )
+
+
+def sum_shard(node: zarr.Group | zarr.Array[Any], shard: int) -> float | int:
+    """Read one shard of a matrix, check its column numbers, and return the sum of its values (exact for integers)."""
+    data = node["data"] if isinstance(node, zarr.Group) else node
+    size = (data.shards or data.chunks)[0]
+    where = slice(shard * size, min(data.shape[0], (shard + 1) * size))
+    if isinstance(node, zarr.Group):
+        shape = node.attrs["shape"]
+        n_minor = int(shape[1] if node.attrs["encoding-type"] == "csr_matrix" else shape[0])  # type: ignore[index,arg-type]
+        indices = node["indices"][where]
+        if len(indices) and (indices.min() < 0 or indices.max() >= n_minor):
+            raise StoreError(f"{node.store_path}: shard {shard} of 'indices' points outside {n_minor} columns")
+    return exact_sum(data[where])
+
+
+def exact_sum(values: np.ndarray) -> float | int:
+    """Return the sum of values: a Python integer for integers, else in float64."""
+    if values.dtype.kind in "iub":
+        return int(values.sum(dtype=np.uint64 if values.dtype.kind == "u" else np.int64))
+    return float(values.sum(dtype=np.float64))
+
+
+def _check_lengths(group: zarr.Group) -> None:
+    for axis, name in enumerate(("obs", "var")):
+        if name not in group or "X" not in group:
+            continue
+        x, frame = group["X"], group[name]
+        shape = x.attrs["shape"] if isinstance(x, zarr.Group) else x.shape
+        index = frame[str(frame.attrs.get("_index", "_index"))]
+        n = (index["codes"] if isinstance(index, zarr.Group) and "codes" in index else index).shape[0]
+        if n != shape[axis]:  # type: ignore[index]
+            raise StoreError(
+                f"{group.store_path}: {name} has {n} rows and X has shape {tuple(shape)}",  # type: ignore[arg-type]
+                "equal lengths",
+                "write or convert the store again",
+            )

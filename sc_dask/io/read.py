@@ -1,0 +1,118 @@
+"""``sd.read``: AnnData zarr and h5ad in place, X and layers as lazy row blocks."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from anndata import AnnData
+
+from sc_dask.array.blocks import RowBlocks, from_source
+from sc_dask.array.chunks import cut_dense, cut_row_pieces, default_block_bytes
+from sc_dask.errors import FormatError, InputError
+from sc_dask.io.elements import Encoding, encoding_of, read_elements
+from sc_dask.io.h5ad import H5CSRSource, H5DenseSource
+from sc_dask.io.store import Location, open_group, open_h5, sniff
+from sc_dask.io.transpose import INDEX_BYTES, transpose
+from sc_dask.io.zarr import ZarrCSRSource, ZarrDenseSource, is_complete
+
+
+def read(
+    path: str | os.PathLike[str] | Location,
+    *,
+    storage_options: Mapping[str, Any] | None = None,
+    block_bytes: int | None = None,
+) -> AnnData:
+    """Open an AnnData store or file whose X may be larger than memory.
+
+    X, every layer and raw.X become `RowBlocks`: Dask arrays of csr or C-ordered dense row blocks, cut
+    by non-zeros to a byte budget and read when they are computed. Everything else is read now. A csc
+    matrix is turned into rows now, out of core (see `sc_dask.io.transpose`).
+
+    Parameters
+    ----------
+    path
+        A path or any fsspec URL of AnnData zarr (v2, v3, a folder or a ``.zip``) or h5ad, written by
+        anndata 0.5 or later.
+    storage_options
+        For the URL's filesystem, for instance ``{"anon": True}``.
+    block_bytes
+        Bytes of one decoded row block (default: the option ``sc-dask.block-bytes``, 48 MiB).
+
+    Returns
+    -------
+    AnnData; values of X, names and columns equal those that ``anndata.read_zarr`` and ``read_h5ad`` give
+    (bool values become uint8 and float16 float32).
+
+    Raises
+    ------
+    StoreError
+        If nothing is there, it is unfinished, or chunks are missing.
+    FormatError
+        If it is damaged or not an AnnData; names the next command for 10x, loom and text files.
+
+    Passes: none over X; two over a csc matrix. Memory: obs, var and the other small elements, and 16 bytes a row.
+    """
+    location = Location.parse(path, storage_options)
+    if block_bytes is not None and block_bytes < 1:
+        raise InputError(f"found block_bytes={block_bytes}", "a positive number of bytes", "leave it out")
+    budget = default_block_bytes() if block_bytes is None else int(block_bytes)
+    kind = sniff(location)
+    if kind == "zarr":
+        return _read_zarr(location, budget)
+    if kind == "h5ad":
+        return _read_h5ad(location, budget)
+    raise FormatError(
+        f"{location} is a {kind} file, which cannot be read in place",
+        "AnnData zarr or h5ad",
+        f'sd.convert("{location}", "{location.name.split(".")[0] or "converted"}.zarr")',
+    )
+
+
+def _read_zarr(location: Location, budget: int) -> AnnData:
+    root = open_group(location)
+    complete = is_complete(root, location)
+
+    def make(elem: Any) -> RowBlocks:
+        encoding = _encoding(elem)
+        if encoding.kind == "dense":
+            source = ZarrDenseSource.of(location, elem, complete)
+            return _dense(source, (elem.shards or elem.chunks)[0], budget)
+        return _sparse(ZarrCSRSource.of(location, elem, _stored_shape(encoding), complete), encoding, budget)
+
+    return read_elements(root, str(location), make)
+
+
+def _read_h5ad(location: Location, budget: int) -> AnnData:
+    def make(elem: Any) -> RowBlocks:
+        encoding = _encoding(elem)
+        if encoding.kind == "dense":
+            return _dense(H5DenseSource.of(location, elem), elem.chunks[0] if elem.chunks else 1, budget)
+        return _sparse(H5CSRSource.of(location, elem, _stored_shape(encoding)), encoding, budget)
+
+    with open_h5(location) as root:
+        return read_elements(root, str(location), make)
+
+
+def _encoding(elem: Any) -> Encoding:
+    encoding = encoding_of(elem)
+    assert encoding is not None  # read_elements asks before it calls
+    return encoding
+
+
+def _stored_shape(encoding: Encoding) -> tuple[int, int]:
+    return encoding.shape[::-1] if encoding.kind == "csc" else encoding.shape
+
+
+def _dense(source: ZarrDenseSource | H5DenseSource, row_chunk: int, budget: int) -> RowBlocks:
+    n_obs, n_vars = source.shape
+    return from_source(source, cut_dense(n_obs, n_vars, source.dtype.itemsize, budget, row_chunk))
+
+
+def _sparse(source: ZarrCSRSource | H5CSRSource, encoding: Encoding, budget: int) -> RowBlocks:
+    nnz_bytes = INDEX_BYTES + source.dtype.itemsize
+    bounds = cut_row_pieces(source.opened().indptr_pieces(), budget, nnz_bytes)
+    if encoding.kind == "csc":
+        return from_source(*transpose(source, bounds, budget))
+    return from_source(source, bounds)

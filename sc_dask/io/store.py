@@ -1,0 +1,379 @@
+"""Where data stands: a path or URL with its storage options, how it is opened, and what kind of file it is.
+
+Every reader and writer takes a `Location`; nothing below this module parses a path.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import os
+import posixpath
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO, Literal
+
+import zarr
+import zarr.storage
+from fsspec.core import split_protocol, url_to_fs
+from zarr.abc.store import Store
+
+from sc_dask.errors import FormatError, InputError, StoreError
+
+HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
+ZARR_KEYS = ("zarr.json", ".zgroup", ".zmetadata", ".zarray")
+_TEXT_KINDS = {".csv": "csv", ".tsv": "tsv", ".tab": "tsv", ".txt": "tsv", ".mtx": "mtx"}
+
+Kind = Literal["zarr", "h5ad", "10x-h5", "10x-mtx", "loom", "csv", "tsv", "mtx"]
+"""What `sniff` can answer; ``csv`` and ``tsv`` may be gzipped, ``10x-mtx`` is a folder, ``mtx`` one file."""
+
+
+@dataclass(frozen=True)
+class Location:
+    """A local path or an fsspec URL, and the options that open it.
+
+    Make it with `Location.parse`. Options may hold credentials, so they are never printed.
+    """
+
+    url: str
+    storage_options: Mapping[str, Any] = field(default_factory=dict, repr=False, hash=False)
+
+    @classmethod
+    def parse(
+        cls, path: str | os.PathLike[str] | Location, storage_options: Mapping[str, Any] | None = None
+    ) -> Location:
+        """Return the location of a path or URL; a local path is made absolute.
+
+        Raises
+        ------
+        InputError
+            If the path is empty or not a path, or a local path comes with storage options.
+        """
+        if isinstance(path, Location):
+            return cls(path.url, dict(storage_options)) if storage_options else path
+        if not isinstance(path, str | os.PathLike) or not os.fspath(path):
+            raise InputError(f"found {path!r} as a path", "a path or a URL such as s3://bucket/atlas.zarr")
+        url = os.fspath(path)
+        protocol, rest = (None, url) if "::" in url else split_protocol(url)
+        if "::" in url or protocol not in (None, "file", "local"):
+            return cls(url.rstrip("/"), dict(storage_options or {}))
+        if storage_options:
+            raise InputError(
+                f"found storage options {sorted(storage_options)} for the local path {url}",
+                "a URL, for instance s3://bucket/atlas.zarr",
+                "leave storage_options out",
+            )
+        return cls(os.path.abspath(os.path.expanduser(rest)))
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the location is a path of this machine."""
+        return "://" not in self.url and "::" not in self.url
+
+    @property
+    def path(self) -> Path:
+        """The local path; an ``InputError`` for a URL."""
+        if not self.is_local:
+            raise InputError(f"found the URL {self.url}", "a local path")
+        return Path(self.url)
+
+    @property
+    def name(self) -> str:
+        """The last part: a file's name."""
+        return posixpath.basename(self.url.split("::")[0].split("?")[0].replace(os.sep, "/"))
+
+    @property
+    def is_zip(self) -> bool:
+        """Whether the location is one zip file that holds a zarr store."""
+        return self.name.endswith(".zip")
+
+    def __str__(self) -> str:
+        return self.url
+
+    def __truediv__(self, key: str) -> Location:
+        return Location(f"{self.url.rstrip('/')}/{key.strip('/')}", self.storage_options)
+
+    def fs(self) -> tuple[Any, str]:
+        """Return the fsspec filesystem and the path on it.
+
+        Raises
+        ------
+        StoreError
+            If no filesystem knows the URL's protocol, or its package is not installed.
+        """
+        try:
+            return url_to_fs(self.url, **self.storage_options)
+        except (ValueError, ImportError) as err:
+            raise StoreError(
+                f"found the URL {self.url}, which cannot be opened: {err}",
+                "one of the protocols s3, gs, az, https, memory or file",
+                'pip install "sc-dask[cloud]"',
+            ) from err
+
+
+def _info(location: Location) -> dict[str, Any] | None:
+    """Return what the filesystem knows of a file or folder, or None when it is not there."""
+    fs, path = location.fs()
+    try:
+        return dict(fs.info(path))
+    except FileNotFoundError:
+        return None
+    except (OSError, ConnectionError) as err:
+        raise StoreError(
+            f"{location} cannot be reached: {err}", "a readable location", "check it and the access rights"
+        ) from err
+
+
+def exists(location: Location) -> bool:
+    """Return whether anything stands at a location: a file, a folder, or a zarr store on a server without folders."""
+    return _info(location) is not None or _has_zarr_keys(location)
+
+
+def _has_zarr_keys(location: Location) -> bool:
+    return any(_info(location / key) is not None for key in ZARR_KEYS)
+
+
+def fingerprint(location: Location, key: str = "") -> str:
+    """Return a text that changes when the file at a location (or under it, by key) is written again.
+
+    Sources carry it, so that what a process has cached of a file is not used for its successor.
+    """
+    if key and location.is_zip:
+        key = ""
+    info = _info(location / key if key else location) or {}
+    names = ["ETag", "etag", "LastModified", "last_modified", "updated", "mtime", "created", "md5Hash", "size"]
+    if location.is_local:
+        names = ["mtime", "size"]  # the other times differ between machines that share a disk
+    return ",".join(str(info[n]) for n in names if n in info)
+
+
+def _missing(location: Location) -> StoreError:
+    return StoreError(f"there is no file or store at {location}", "an existing path or URL", "check the spelling")
+
+
+def zarr_store(location: Location, mode: str = "r") -> Store:
+    """Return the zarr store at a location: a folder, a zip, or any fsspec URL."""
+    read_only = mode == "r"
+    if location.is_local:
+        if location.is_zip:
+            return zarr.storage.ZipStore(location.path, mode="r" if read_only else "w", read_only=read_only)
+        return zarr.storage.LocalStore(location.path, read_only=read_only)
+    url, options = location.url, dict(location.storage_options)
+    if location.is_zip and not url.startswith("zip::"):
+        if not read_only:
+            raise StoreError(f"{location} cannot be written in place", "a .zarr folder or a local zip")
+        protocol = split_protocol(url)[0]
+        url, options = f"zip::{url}", {str(protocol): options}
+    location.fs()  # says in plain words what is wrong with the URL
+    return zarr.storage.FsspecStore.from_url(url, storage_options=options, read_only=read_only)
+
+
+def open_group(location: Location, mode: Literal["r", "r+", "a", "w", "w-"] = "r", **kwargs: Any) -> zarr.Group:
+    """Open the root group of a zarr store (v2 or v3, consolidated or not).
+
+    Parameters
+    ----------
+    location
+        A folder, a ``.zip`` (read, or written whole), or an fsspec URL.
+    mode
+        As ``zarr.open_group``.
+    kwargs
+        For ``zarr.open_group``, for instance ``zarr_format=3``.
+
+    Raises
+    ------
+    StoreError
+        If nothing stands there.
+    FormatError
+        If what stands there is not a zarr group.
+    """
+    if mode == "r" and location.is_local and not location.path.exists():
+        raise _missing(location)
+    try:
+        return zarr.open_group(zarr_store(location, mode), mode=mode, **kwargs)
+    except (FileNotFoundError, KeyError, zipfile.BadZipFile, zarr.errors.NodeTypeValidationError) as err:
+        if mode != "r":
+            raise
+        if not exists(location):
+            raise _missing(location) from err
+        raise FormatError(
+            f"{location} holds no zarr group", "a zarr.json or .zgroup at its root", "check that it was copied whole"
+        ) from err
+    except (ValueError, TypeError, AttributeError) as err:
+        if mode != "r":
+            raise
+        raise FormatError(f"{location} has damaged zarr metadata: {err}", "zarr v2 or v3 metadata") from err
+
+
+def open_file(location: Location) -> BinaryIO:
+    """Open a file for random reading.
+
+    Raises
+    ------
+    StoreError
+        If it is missing, or its server cannot give parts of files.
+    """
+    if location.is_local:
+        if not location.path.is_file():
+            raise _missing(location)
+        return location.path.open("rb")
+    fs, path = location.fs()
+    try:
+        f: BinaryIO = fs.open(path, "rb", block_size=2**20, cache_type="blockcache")
+    except FileNotFoundError as err:
+        raise _missing(location) from err
+    if not f.seekable():
+        f.close()
+        raise StoreError(
+            f"the server of {location} cannot give parts of a file",
+            "one that answers range requests",
+            "download the file",
+        )
+    return f
+
+
+def sniff(location: Location) -> Kind:
+    """Return what kind of data stands at a location, by its content; names decide only between texts.
+
+    Raises
+    ------
+    StoreError
+        If nothing stands there.
+    FormatError
+        If it is of no kind that is read or converted; says what was found.
+    """
+    info = None if location.name.endswith(".zarr") and not location.is_local else _info(location)
+    if info is None or info["type"] == "directory":
+        return _sniff_folder(location, found=info is not None)
+    with open_file(location) as f:
+        head = f.read(512)
+        if any(_magic_at(f, offset) for offset in (0, 512, 1024, 2048)):
+            return _sniff_hdf5(location)
+        if head.startswith(b"PK\x03\x04"):
+            return _sniff_zip(location, f)
+    if head.startswith(b"\x1f\x8b"):
+        head = _gunzipped_head(location)
+    if head.startswith(b"%%MatrixMarket"):
+        return "mtx"
+    name = location.name.lower().removesuffix(".gz")
+    kind = _TEXT_KINDS.get(os.path.splitext(name)[1])
+    if kind == "mtx" or (kind and b"\0" in head):
+        raise FormatError(f"{location} does not hold what its name says", "text" if kind != "mtx" else "%%MatrixMarket")
+    if kind:
+        return kind  # type: ignore[return-value]
+    if not location.is_local and _has_zarr_keys(location):
+        return "zarr"
+    raise _unknown(location, "not HDF5, zarr, MatrixMarket, csv or tsv")
+
+
+def _unknown(location: Location, found: str) -> FormatError:
+    return FormatError(
+        f"{location} is of an unknown kind: {found}", "AnnData zarr or h5ad, 10x h5 or mtx, loom, csv, tsv", None
+    )
+
+
+def _magic_at(f: BinaryIO, offset: int) -> bool:
+    f.seek(offset)
+    return f.read(len(HDF5_MAGIC)) == HDF5_MAGIC
+
+
+def _gunzipped_head(location: Location) -> bytes:
+    with open_file(location) as f, contextlib.suppress(EOFError, OSError), gzip.open(f) as text:
+        return text.read(512)
+    raise FormatError(f"{location} is a damaged gzip file", "a whole gzip file", "fetch it again")
+
+
+def _sniff_folder(location: Location, found: bool) -> Kind:
+    if _has_zarr_keys(location):
+        return "zarr"
+    if not found:
+        if _info(location) is None:
+            raise _missing(location)
+        raise FormatError(f"{location} holds no zarr store", "a zarr.json or .zgroup in it")
+    fs, path = location.fs()
+    names = sorted(posixpath.basename(str(p).rstrip("/")) for p in fs.ls(path, detail=False))
+    if any(n.endswith(("matrix.mtx", "matrix.mtx.gz")) for n in names):
+        return "10x-mtx"
+    raise _unknown(location, f"a folder of {', '.join(names[:5]) or 'nothing'}")
+
+
+def _sniff_zip(location: Location, f: BinaryIO) -> Kind:
+    f.seek(0)
+    try:
+        names = zipfile.ZipFile(f).namelist()
+    except zipfile.BadZipFile as err:
+        raise FormatError(f"{location} is a damaged zip file", "a whole zip file", "fetch it again") from err
+    if any(n.strip("/") in ZARR_KEYS for n in names):
+        return "zarr"
+    if any(n.startswith("xl/") for n in names):
+        raise FormatError(f"{location} is an Excel workbook", "a table as csv or tsv", "save it as csv")
+    raise _unknown(location, f"a zip of {', '.join(names[:5]) or 'nothing'}")
+
+
+def _sniff_hdf5(location: Location) -> Kind:
+    import h5py
+
+    try:
+        with open_h5(location) as f:
+            keys = set(f)
+            if "mod" in keys:
+                raise FormatError(f"{location} is a MuData file", "one AnnData", "write one modality with anndata")
+            if {"obs", "var"} <= keys:
+                return "h5ad"
+            if "matrix" in keys and isinstance(f["matrix"], h5py.Dataset):
+                return "loom"
+            if "X" in keys:
+                return "h5ad"
+            if any(isinstance(f[k], h5py.Group) and {"barcodes", "indptr"} <= set(f[k]) for k in keys):
+                return "10x-h5"
+    except OSError as err:
+        raise FormatError(f"{location} is a damaged HDF5 file: {err}", "a whole file", "fetch it again") from err
+    raise _unknown(location, f"an HDF5 file of {', '.join(sorted(keys)[:5]) or 'nothing'}")
+
+
+def open_h5(location: Location) -> Any:
+    """Open an HDF5 file with h5py for reading, local or remote.
+
+    Raises
+    ------
+    StoreError
+        If it is missing.
+    FormatError
+        If it is damaged or not HDF5.
+    """
+    import h5py
+
+    f: str | BinaryIO = location.url
+    if location.is_local:
+        if not location.path.is_file():
+            raise _missing(location)
+    else:
+        f = open_file(location)
+    try:
+        return h5py.File(f, "r")
+    except OSError as err:
+        raise FormatError(f"{location} is no whole HDF5 file: {err}", "a whole file", "fetch it again") from err
+
+
+def read_ranges(location: Location, starts: list[int], stops: list[int]) -> list[bytes]:
+    """Return bytes ``start:stop`` of a remote file for each pair, fetched concurrently where the filesystem can.
+
+    Raises
+    ------
+    StoreError
+        If a range cannot be read whole.
+    """
+    fs, path = location.fs()
+    try:
+        parts: list[bytes] = fs.cat_ranges([path] * len(starts), starts, stops, on_error="raise")
+    except FileNotFoundError as err:
+        raise _missing(location) from err
+    if any(len(part) != stop - start for part, start, stop in zip(parts, starts, stops, strict=True)):
+        raise StoreError(
+            f"{location} gave fewer bytes than it was asked for",
+            "a whole file on a server with range requests",
+            "fetch it again",
+        )
+    return parts

@@ -1,0 +1,257 @@
+"""Writing an AnnData: a new store, or results into the store that X is read from.
+
+Matrices (X, layers, raw, and whatever is lazy in obsm and obsp) are written shard by shard in parallel (``matrix``,
+``layout``); the small elements by AnnData's own writer on the driver. ``commit`` makes it whole in one moment.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import scipy.sparse as sp
+import zarr
+from anndata import AnnData
+from anndata.experimental import write_dispatched
+from dask.array import Array as DaskArray
+
+from sc_dask.array.blocks import ForeignSource, RowBlocks, from_array
+from sc_dask.array.expr import Expr
+from sc_dask.errors import InputError
+from sc_dask.io import commit
+from sc_dask.io import layout as disk
+from sc_dask.io.matrix import Counts, Written, count, narrowest, write_matrix
+from sc_dask.io.store import Location, open_group
+
+MAPPINGS = ("obsm", "varm", "obsp", "varp")
+
+
+def write(
+    adata: AnnData,
+    path: str | os.PathLike[str],
+    *,
+    storage_options: Mapping[str, Any] | None = None,
+    overwrite: bool = False,
+    update: bool = False,
+    narrow: bool = False,
+    shard_bytes: int = disk.SHARD_BYTES,
+) -> None:
+    """Write an AnnData to a zarr store that ``anndata.read_zarr`` and ``sd.read`` open.
+
+    Parameters
+    ----------
+    adata
+        X and layers lazy (``sd.read``, or any Dask array of row blocks) or in memory (csr, csc, ndarray).
+    path
+        A path or fsspec URL of a zarr store.
+    storage_options
+        For the URL, as fsspec takes them.
+    overwrite
+        Replace a store that stands there; it stays until the new one is whole.
+    update
+        Write results into the store that X was read from: obs, var and every element of obsm, varm, obsp, varp and
+        uns; X, layers and raw stay untouched, and elements that only the store has stay too.
+    narrow
+        Store X and layers that hold whole numbers in the smallest exact integer type. Otherwise types are kept.
+    shard_bytes
+        Decoded size of one stored object; a worker holds one, and a block.
+
+    Passes: 1 over each lazy matrix, and 1 more to count its non-zeros unless it is as it was stored; ``update``: none.
+    Memory: a shard and a block per worker; per-row counts on the driver.
+
+    Raises
+    ------
+    StoreError
+        Something stands at ``path`` and neither ``overwrite`` nor ``update`` is given.
+    InputError
+        ``path`` is what X is read from (without ``update``), or with ``update`` it is not, or X was changed.
+
+    Examples
+    --------
+    >>> import anndata as ad, numpy as np, sc_dask as sd
+    >>> folder = getfixture("tmp_path")
+    >>> sd.write(ad.AnnData(np.eye(3, dtype=np.float32)), folder / "small.zarr")
+    >>> ad.read_zarr(folder / "small.zarr").shape
+    (3, 3)
+    """
+    target = Location.parse(path, storage_options)
+    if update:
+        if overwrite or narrow:
+            raise InputError("found update=True with overwrite or narrow", "update alone", "leave the other out")
+        _update(adata, target)
+        return
+    _refuse_own_store(adata, target)
+    place = commit.draft(target, overwrite=overwrite)
+    place.begin()
+    try:
+        for where, x in matrices(adata):
+            write_one(x, place.place, where, narrow=narrow, shard_bytes=shard_bytes)
+        write_elements(adata, open_group(place.place, mode="r+", use_consolidated=False))
+        place.publish()
+    except BaseException:
+        place.abandon()
+        raise
+
+
+def matrices(adata: AnnData) -> Iterator[tuple[str, Any]]:
+    """Yield path and value of every matrix that is written shard by shard."""
+    if adata.X is not None:
+        yield "X", _checked(adata.X, "X")
+    for key, value in adata.layers.items():
+        yield f"layers/{key}", _checked(value, f"layers[{key!r}]")
+    for slot in MAPPINGS:
+        for key, value in getattr(adata, slot).items():
+            if _is_lazy_matrix(value):
+                yield f"{slot}/{key}", value
+    if adata.raw is not None and adata.raw.X is not None:
+        yield "raw/X", _checked(adata.raw.X, "raw.X")
+
+
+def _checked(x: Any, name: str) -> Any:
+    if isinstance(x, np.ndarray | DaskArray) or sp.issparse(x):
+        return x
+    raise InputError(
+        f"found {name} of type {type(x).__name__}", "an array in memory or a lazy one", "read the file with sd.read"
+    )
+
+
+def _is_lazy_matrix(x: Any) -> bool:
+    return isinstance(x, DaskArray) and x.ndim == 2
+
+
+def write_one(
+    x: Any,
+    location: Location,
+    path: str,
+    *,
+    narrow: bool = False,
+    shard_bytes: int = disk.SHARD_BYTES,
+    counts: Counts | None = None,
+    resume: bool = False,
+) -> Written:
+    """Write one matrix of any kind, in its own form: csr, csc (in memory) or dense."""
+    encoding = "csr_matrix"
+    if sp.issparse(x) and x.format == "csc":
+        x, encoding = x.T.tocsr(), "csc_matrix"
+    rows = from_array(x)
+    if narrow and counts is None:
+        counts = count(rows)
+    dtype = narrowest(counts, rows.dtype) if narrow and counts is not None else rows.dtype
+    return write_matrix(
+        rows, location, path, dtype=dtype, counts=counts, resume=resume, shard_bytes=shard_bytes, encoding=encoding
+    )
+
+
+# -- small elements ------------------------------------------------------------------------------
+
+
+def elements(adata: AnnData) -> Iterator[tuple[str, Any]]:
+    """Yield path and value of every element that AnnData's own writer writes."""
+    yield "obs", _storable(adata.obs)
+    yield "var", _storable(adata.var)
+    for slot in MAPPINGS:
+        for key, value in getattr(adata, slot).items():
+            if not _is_lazy_matrix(value):
+                yield f"{slot}/{key}", _storable(value) if isinstance(value, pd.DataFrame) else value
+    for key, value in adata.uns.items():
+        yield f"uns/{key}", value
+
+
+def _storable(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return a frame whose text columns with missing values are categorical: the spec has no other place for them."""
+    lacking = [
+        c
+        for c, column in frame.items()
+        if column.isna().any() and pd.api.types.infer_dtype(column, skipna=True) == "string"
+    ]
+    return frame.astype(dict.fromkeys(lacking, "category")) if lacking else frame
+
+
+def write_elements(adata: AnnData, root: zarr.Group) -> None:
+    """Write all but the matrices of a new store."""
+    for slot in ("layers", "uns", *MAPPINGS):
+        root.require_group(slot).attrs.update({"encoding-type": "dict", "encoding-version": "0.1.0"})
+    for path, value in elements(adata):
+        write_element(root, path, value)
+    if adata.raw is not None:
+        raw = root.require_group("raw")
+        raw.attrs.update({"encoding-type": "raw", "encoding-version": "0.1.0"})
+        write_element(raw, "var", _storable(adata.raw.var))
+        write_element(raw, "varm", dict(adata.raw.varm))
+
+
+def write_element(root: zarr.Group, path: str, value: Any) -> None:
+    """Write one element with AnnData's writer, chunks and checksums set by us, no chunk left out."""
+    parent, _, key = path.rpartition("/")
+    group = root.require_group(parent) if parent else root
+    with zarr.config.set({"array.write_empty_chunks": True}):
+        write_dispatched(group, key, value, callback=_with_chunks)
+
+
+def _with_chunks(
+    func: Any, store: zarr.Group, name: str, value: Any, *, dataset_kwargs: Mapping[str, Any], iospec: Any
+) -> None:
+    options: dict[str, Any] = {}
+    if sp.issparse(value):
+        options = disk.element_options((max(1, value.nnz),), value.dtype.itemsize, store.metadata.zarr_format)
+    elif getattr(value, "ndim", 0) > 0 and hasattr(value, "dtype") and not isinstance(value, pd.DataFrame):
+        itemsize = getattr(value.dtype, "itemsize", 8)
+        options = disk.element_options(value.shape, itemsize, store.metadata.zarr_format)
+    func(store, name, value, dataset_kwargs=options)
+
+
+# -- where X comes from --------------------------------------------------------------------------
+
+
+def _exprs(adata: AnnData) -> Iterator[tuple[str, Expr]]:
+    for path, x in matrices(adata):
+        if isinstance(x, DaskArray):
+            found = from_array(x)
+            if isinstance(found, RowBlocks) and not isinstance(found.expr.source, ForeignSource):
+                yield path, found.expr
+
+
+def _refuse_own_store(adata: AnnData, target: Location) -> None:
+    for path, expr in _exprs(adata):
+        location = getattr(expr.source, "location", None)
+        if isinstance(location, Location) and location.url == target.url:
+            raise InputError(
+                f"{path} is read lazily from {target}, the store that would be written",
+                "another path",
+                "choose another path, or update=True to write results only",
+            )
+
+
+def _update(adata: AnnData, target: Location) -> None:
+    x = dict(_exprs(adata)).get("X")
+    location = getattr(x.source, "location", None) if x else None
+    if x is None or not isinstance(location, Location) or location.url != target.url:
+        raise InputError(
+            f"X is not read from {target}", "update=True with the store that X was read from", "leave update out"
+        )
+    if x.steps or x.rows is not None:
+        raise InputError(
+            f"X is no longer what {target} holds: rows or columns were picked, or values changed",
+            "update=True with X as it was read",
+            "write to a new path",
+        )
+    if target.name.endswith(".h5ad") or not _is_anndata(target):
+        raise InputError(f"{target} is no AnnData zarr store", "update=True with a zarr store", "write to a new path")
+    staged = commit.stage(target)
+    paths = []
+    for path, value in elements(adata):
+        write_element(staged, path, value)
+        paths.append(path)
+    commit.apply(target, staged, paths)
+
+
+def _is_anndata(target: Location) -> bool:
+    from sc_dask.io.store import sniff
+
+    if sniff(target) != "zarr" or target.is_zip:
+        return False
+    attributes = open_group(target, mode="r").attrs
+    return attributes.get("encoding-type") == "anndata"

@@ -1,0 +1,241 @@
+"""AnnData's matrices in zarr v2 and v3, read in place: any range of rows, from any number of threads and processes.
+
+Bytes are counted as they come from storage, compressed. Sources hold a location and a path; what
+they open is kept per process and found again by all threads.
+"""
+
+from __future__ import annotations
+
+import functools
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import zarr
+from dask.base import tokenize
+from zarr.abc.store import ByteRequest, Store
+from zarr.core.buffer import Buffer, BufferPrototype
+from zarr.storage import WrapperStore
+
+from sc_dask.array.source import METER, Block
+from sc_dask.errors import FormatError, StoreError
+from sc_dask.io.csr import StoredCSR, block_dtype
+from sc_dask.io.store import Location, fingerprint, zarr_store
+
+MARK = "sc_dask"  # root attribute of the stores that we write
+_METADATA = ("zarr.json", ".zarray", ".zgroup", ".zattrs", ".zmetadata")
+_OPENING = threading.RLock()  # one thread opens, the others find it open
+
+
+class ChunkStore(WrapperStore[Store]):
+    """Counts the bytes of chunks that are fetched, and remembers the chunks that were asked for and are not there.
+
+    This needs no listing, which web servers do not have and buckets are slow at.
+    """
+
+    def __init__(self, store: Store) -> None:
+        super().__init__(store)
+        self.missing: set[str] = set()
+
+    async def get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> Buffer | None:
+        value = await self._store.get(key, prototype, byte_range)
+        if key.rsplit("/", 1)[-1] in _METADATA:
+            return value
+        if value is None:
+            self.missing.add(key)
+        else:
+            METER.add(n_bytes=len(value))
+        return value
+
+
+def is_complete(root: zarr.Group, location: Location) -> bool:
+    """Return whether a store is finished and promises that every chunk is stored; False for a foreign store.
+
+    Raises
+    ------
+    StoreError
+        If it is a store of ours without its commit mark.
+    """
+    mark = root.attrs.get(MARK)
+    if not isinstance(mark, dict):
+        return False
+    if not mark.get("committed", False):
+        raise StoreError(
+            f"{location} is unfinished: it has no commit mark",
+            "a store whose writing ended",
+            "run the same command again",
+        )
+    return bool(mark.get("complete_chunks", False))
+
+
+class ZarrArray:
+    """One zarr array, opened: rows by slice, errors with the file's name, and chunks that were found missing."""
+
+    def __init__(self, location: Location, array: zarr.Array[Any], store: ChunkStore) -> None:
+        self.name = f"{location}: {array.path}"
+        self._location, self._array, self._store = location, array, store
+        self._rows_per_object = (array.shards or array.chunks)[0] if array.ndim else 1
+
+    def __len__(self) -> int:
+        return int(self._array.shape[0])
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        return np.dtype(self._array.dtype)
+
+    def read(self, start: int, stop: int) -> np.ndarray:
+        """Return rows ``start:stop``, C-ordered."""
+        try:
+            return np.ascontiguousarray(np.asarray(self._array[start:stop]))
+        except (OSError, TimeoutError) as err:
+            raise StoreError(f"{self.name} cannot be read: {err}", "a readable store", "try again") from err
+        except (ValueError, RuntimeError, TypeError, EOFError) as err:
+            raise FormatError(
+                f"{self.name} has a damaged chunk in rows {start} to {stop}: {err}", "whole chunks", "copy it again"
+            ) from err
+
+    def absent(self, start: int, stop: int) -> list[tuple[int, int, str]]:
+        """Return first row, last + 1 and key of the stored objects of ``start:stop`` found missing while reading."""
+        if not self._store.missing or stop <= start:
+            return []
+        step, out = self._rows_per_object, []
+        for coords in self._objects(start // step, (stop - 1) // step + 1):
+            key = f"{self._array.path}/{self._array.metadata.encode_chunk_key(coords)}".lstrip("/")
+            if key in self._store.missing:
+                out.append((coords[0] * step, min((coords[0] + 1) * step, len(self)), key))
+        return out
+
+    def _objects(self, first: int, last: int) -> Iterator[tuple[int, ...]]:
+        sizes = self._array.shards or self._array.chunks
+        grid = [-(-n // size) for n, size in zip(self._array.shape[1:], sizes[1:], strict=True)]
+        for i in range(first, last):
+            for rest in np.ndindex(*grid):
+                yield (i, *rest)
+
+
+def _open(location: Location, path: str) -> zarr.Group | zarr.Array[Any]:
+    store = ChunkStore(zarr_store(location))
+    try:
+        return zarr.open(store, path=path, mode="r")
+    except (FileNotFoundError, KeyError, ValueError) as err:
+        raise StoreError(f"{location}: {path} cannot be opened: {err}", "an array", "copy the store again") from err
+
+
+def _array(location: Location, path: str) -> ZarrArray:
+    found = _open(location, path)
+    if not isinstance(found, zarr.Array):
+        raise FormatError(f"{location}: {path} is a group", "an array")
+    store = found.store
+    assert isinstance(store, ChunkStore)
+    return ZarrArray(location, found, store)
+
+
+def stamp(location: Location, path: str, array: zarr.Array[Any]) -> str:
+    """Return a text that changes when an array is written again."""
+    key = "zarr.json" if array.metadata.zarr_format == 3 else ".zarray"
+    return tokenize(str(array.metadata.to_dict()), fingerprint(location, f"{path}/{key}"))
+
+
+@dataclass(frozen=True)
+class ZarrCSRSource:
+    """Rows of a sparse matrix in a zarr store (or columns of a csc one, as the csr of the transpose)."""
+
+    location: Location
+    path: str
+    shape: tuple[int, int]
+    dtype: np.dtype[Any]
+    stamp: str
+    complete: bool = False
+
+    @classmethod
+    def of(cls, location: Location, group: zarr.Group, shape: tuple[int, int], complete: bool) -> ZarrCSRSource:
+        """Make the source of a group with ``data``, ``indices`` and ``indptr``; checks their lengths.
+
+        Raises
+        ------
+        FormatError
+            If an array is not there, or they contradict the shape.
+        """
+        stamps, dtype = [], np.dtype(np.float32)
+        for key in ("indptr", "indices", "data"):
+            array = group.get(key)
+            if not isinstance(array, zarr.Array) or array.ndim != 1:
+                raise FormatError(f"{location}: {group.path} has no array {key}", "data, indices and indptr")
+            stamps.append(stamp(location, array.path, array))
+            dtype = block_dtype(array.dtype, f"{location}: {array.path}")
+        mark = tokenize(*stamps)
+        source = cls(location, group.path, shape, dtype, mark, complete)
+        source.opened().check()
+        return source
+
+    @property
+    def is_sparse(self) -> bool:
+        return True
+
+    @property
+    def token(self) -> str:
+        return tokenize(type(self).__name__, self.location.url, self.path, self.shape, self.stamp)
+
+    def opened(self) -> StoredCSR:
+        """Return the open matrix, opened once per process."""
+        with _OPENING:
+            return _opened_csr(self)
+
+    def read(self, start: int, stop: int) -> Block:
+        block = self.opened().read(start, stop)
+        METER.add(rows=stop - start)
+        return block
+
+
+@functools.lru_cache(maxsize=64)
+def _opened_csr(source: ZarrCSRSource) -> StoredCSR:
+    data, indices, indptr = (_array(source.location, f"{source.path}/{k}") for k in ("data", "indices", "indptr"))
+    return StoredCSR(data, indices, indptr, source.shape, source.complete)
+
+
+@dataclass(frozen=True)
+class ZarrDenseSource:
+    """Rows of a dense matrix in a zarr store."""
+
+    location: Location
+    path: str
+    shape: tuple[int, int]
+    dtype: np.dtype[Any]
+    stamp: str
+    complete: bool = False
+
+    @classmethod
+    def of(cls, location: Location, array: zarr.Array[Any], complete: bool) -> ZarrDenseSource:
+        """Make the source of a 2-D array."""
+        shape = (int(array.shape[0]), int(array.shape[1]))
+        dtype = block_dtype(array.dtype, f"{location}: {array.path}")
+        return cls(location, array.path, shape, dtype, stamp(location, array.path, array), complete)
+
+    @property
+    def is_sparse(self) -> bool:
+        return False
+
+    @property
+    def token(self) -> str:
+        return tokenize(type(self).__name__, self.location.url, self.path, self.shape, self.stamp)
+
+    def read(self, start: int, stop: int) -> Block:
+        with _OPENING:
+            array = _opened_dense(self)
+        block = array.read(start, stop).astype(self.dtype, copy=False)
+        if self.complete:
+            for _, _, chunk in array.absent(start, stop):
+                raise StoreError(
+                    f"chunk {chunk} of {array.name} is missing",
+                    "every chunk to be stored (a missing one would read as zeros)",
+                    "copy the store again, or write it again from its source",
+                )
+        METER.add(rows=stop - start)
+        return block
+
+
+@functools.lru_cache(maxsize=64)
+def _opened_dense(source: ZarrDenseSource) -> ZarrArray:
+    return _array(source.location, source.path)

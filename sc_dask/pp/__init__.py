@@ -1,0 +1,25 @@
+"""Preprocessing on AnnData: quality control to the neighbour graph, with scanpy's names and defaults.
+
+A function and its file may share a name (``pp.pca``): the name is always the function, because it is
+imported here, after Python has bound the submodule. Reach a file as ``from sc_dask.pp.pca import ...``.
+"""
+
+from __future__ import annotations
+
+from sc_dask.pp.qc import calculate_qc_metrics
+from sc_dask.pp.filter import filter_cells, filter_genes
+from sc_dask.pp.normalize import log1p, normalize_total
+from sc_dask.pp.hvg import highly_variable_genes
+from sc_dask.pp.pca import pca
+from sc_dask.pp.neighbors import neighbors
+
+__all__ = [
+    "calculate_qc_metrics",
+    "filter_cells",
+    "filter_genes",
+    "highly_variable_genes",
+    "log1p",
+    "neighbors",
+    "normalize_total",
+    "pca",
+]

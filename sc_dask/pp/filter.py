@@ -1,0 +1,151 @@
+"""Keep cells and genes by counts."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from sc_dask import get, slots
+from sc_dask.array import qc
+from sc_dask.errors import InputError
+from sc_dask.log import logger
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+
+def _bound(**options: float | None) -> tuple[str, float]:
+    given = {k: v for k, v in options.items() if v is not None}
+    if len(given) != 1:
+        raise InputError(
+            f"{len(given)} of the options {', '.join(options)} were given ({', '.join(given) or 'none'})",
+            "exactly one",
+            "call once for each",
+        )
+    return next(iter(given.items()))
+
+
+def _keep(name: str, bound: float, numbers: np.ndarray, what: str) -> np.ndarray:
+    keep = numbers >= bound if name.startswith("min_") else numbers <= bound
+    if not keep.any():
+        raise InputError(
+            f"{name}={bound} keeps none of {len(keep)} {what} (found {numbers.min():g} to {numbers.max():g})"
+            if len(keep)
+            else f"there are no {what}",
+            "a bound that keeps some",
+            f"look at the numbers with inplace=False and choose {name} anew",
+        )
+    logger.info("%s=%s: %d of %d %s go", name, bound, (~keep).sum(), len(keep), what)
+    return keep
+
+
+def filter_cells(
+    data: AnnData,
+    *,
+    min_counts: float | None = None,
+    min_genes: int | None = None,
+    max_counts: float | None = None,
+    max_genes: int | None = None,
+    inplace: bool = True,
+    copy: bool = False,
+) -> AnnData | tuple[np.ndarray, np.ndarray] | None:
+    """Keep cells by their counts or by their number of genes; give exactly one bound per call.
+
+    Parameters
+    ----------
+    data
+        Annotated matrix (n_obs, n_vars), in memory or lazy.
+    min_counts, max_counts
+        Bounds of the cell's sum.
+    min_genes, max_genes
+        Bounds of the number of genes with a non-zero value.
+    inplace
+        Subset ``data``; else return the mask and the numbers.
+    copy
+        Return a subset copy instead.
+
+    Returns
+    -------
+    None; with ``copy`` the new AnnData; with ``inplace=False`` the mask (n_obs,) and the numbers (n_obs,).
+
+    Writes
+    ------
+    obs ``n_counts`` or ``n_genes``.
+
+    Passes: 1, or 0 after `calculate_qc_metrics` on the same X. Memory: 16 bytes per cell.
+
+    Raises
+    ------
+    InputError
+        Not exactly one bound, or no cell would be left.
+    """
+    name, bound = _bound(min_counts=min_counts, min_genes=min_genes, max_counts=max_counts, max_genes=max_genes)
+    adata = data.copy() if copy else data
+    x = get.matrix(adata)
+    totals, counts = qc.cell_facts(x)
+    numbers = counts if name.endswith("genes") else totals.astype(np.int64 if x.dtype.kind in "iub" else x.dtype)
+    keep = _keep(name, bound, numbers, "cells")
+    if not inplace:
+        return keep, numbers
+    _apply(adata, "obs", "n_genes" if name.endswith("genes") else "n_counts", numbers, keep, "pp.filter_cells")
+    return adata if copy else None
+
+
+def filter_genes(
+    data: AnnData,
+    *,
+    min_counts: float | None = None,
+    min_cells: int | None = None,
+    max_counts: float | None = None,
+    max_cells: int | None = None,
+    inplace: bool = True,
+    copy: bool = False,
+) -> AnnData | tuple[np.ndarray, np.ndarray] | None:
+    """Keep genes by their counts or by the number of cells that have them; give exactly one bound per call.
+
+    Parameters
+    ----------
+    data
+        Annotated matrix (n_obs, n_vars), in memory or lazy.
+    min_counts, max_counts
+        Bounds of the gene's sum.
+    min_cells, max_cells
+        Bounds of the number of cells with a non-zero value.
+    inplace
+        Subset ``data``; else return the mask and the numbers.
+    copy
+        Return a subset copy instead.
+
+    Returns
+    -------
+    None; with ``copy`` the new AnnData; with ``inplace=False`` the mask (n_vars,) and the numbers (n_vars,).
+
+    Writes
+    ------
+    var ``n_counts`` or ``n_cells``.
+
+    Passes: 1, or 0 after `calculate_qc_metrics` on the same cells. Memory: 24 bytes per gene and thread.
+
+    Raises
+    ------
+    InputError
+        Not exactly one bound, or no gene would be left.
+    """
+    name, bound = _bound(min_counts=min_counts, min_cells=min_cells, max_counts=max_counts, max_cells=max_cells)
+    adata = data.copy() if copy else data
+    x = get.matrix(adata)
+    totals, counts = qc.gene_facts(x)
+    numbers = counts if name.endswith("cells") else totals.astype(np.int64 if x.dtype.kind in "iub" else x.dtype)
+    keep = _keep(name, bound, numbers, "genes")
+    if not inplace:
+        return keep, numbers
+    _apply(adata, "var", "n_cells" if name.endswith("cells") else "n_counts", numbers, keep, "pp.filter_genes")
+    return adata if copy else None
+
+
+def _apply(adata: AnnData, axis: str, key: str, numbers: np.ndarray, keep: np.ndarray, writer: str) -> None:
+    writes: dict[tuple[str, str], Any] = {(axis, key): numbers}
+    slots.write(adata, writes, writer=writer)
+    if not keep.all():
+        slots.subset(adata, axis, keep)

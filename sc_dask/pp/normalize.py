@@ -1,0 +1,158 @@
+"""Depth normalisation and logarithm."""
+
+from __future__ import annotations
+
+import warnings
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from sc_dask import get, slots
+from sc_dask.array import normalize as lazy
+from sc_dask.array.expr import RowVector
+from sc_dask.errors import CountsWarning, InputError
+from sc_dask.log import logger
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+
+def normalize_total(
+    adata: AnnData,
+    *,
+    target_sum: float | None = None,
+    exclude_highly_expressed: bool = False,
+    max_fraction: float = 0.05,
+    key_added: str | None = None,
+    layer: str | None = None,
+    inplace: bool = True,
+    copy: bool = False,
+) -> AnnData | dict[str, Any] | None:
+    """Bring every cell to the same sum, as scanpy, Seurat and Cell Ranger do (Zheng 2017).
+
+    Parameters
+    ----------
+    adata
+        Annotated matrix (n_obs, n_vars) of counts, in memory or lazy.
+    target_sum
+        Sum of every cell afterwards; None: the median of the sums before.
+    exclude_highly_expressed
+        Leave genes with more than ``max_fraction`` of the sum of any one cell out of the sums (Weinreb 2017).
+    max_fraction
+        Between 0 and 1; see there.
+    key_added
+        Column of obs for the factors (sum / target_sum).
+    layer
+        Layer to normalise instead of X.
+    inplace
+        Replace the matrix; else return it and the factors.
+    copy
+        Return a changed copy instead.
+
+    Returns
+    -------
+    None; with ``copy`` the new AnnData; with ``inplace=False`` a dict of ``X`` and ``norm_factor``.
+
+    Writes
+    ------
+    X or the layer (float32; float64 stays), lazy if it was lazy; obs ``key_added``.
+
+    Passes: 0 on a lazy X with ``target_sum`` given (sums are taken as blocks pass); else 1 for the sums unless
+    `calculate_qc_metrics` found them; 2 more with ``exclude_highly_expressed``. Memory: 8 bytes per cell.
+
+    Raises
+    ------
+    InputError
+        ``max_fraction`` or ``target_sum`` out of range, or options that exclude each other.
+
+    Examples
+    --------
+    >>> import sc_dask as sd
+    >>> adata = sd.datasets.simulate(200, 300, seed=1)
+    >>> sd.pp.normalize_total(adata, target_sum=1e4)
+    >>> float(adata.X[:5].compute().sum(axis=1)[0, 0].round())
+    10000.0
+    """
+    if copy and not inplace:
+        raise InputError("copy=True with inplace=False", "one of them")
+    if not 0 <= max_fraction <= 1:
+        raise InputError(f"max_fraction={max_fraction}", "a number from 0 to 1")
+    if target_sum is not None and not target_sum > 0:
+        raise InputError(f"target_sum={target_sum}", "a number above 0, or None for the median")
+    adata = adata.copy() if copy else adata
+    stored = get.stored(adata, layer)
+    x = get.matrix(adata, layer)
+    totals: RowVector | np.ndarray
+    if exclude_highly_expressed:
+        totals, dominant = lazy.totals_without(x, max_fraction)
+        logger.info("left out of the sums: %s", list(adata.var_names[dominant]))
+    elif target_sum is None or key_added is not None or not inplace:
+        totals = lazy.computed_totals(x)
+    else:
+        totals = lazy.totals_of(x)
+    if target_sum is None:
+        target_sum = _median(np.asarray(totals), x.expr.is_sparse)
+    known = totals.values if isinstance(totals, RowVector) else totals
+    if known is not None and (known == 0).any():
+        warnings.warn(f"{(known == 0).sum()} cells have zero counts: they stay zero", CountsWarning, stacklevel=2)
+    out = get.as_stored(lazy.normalize(x, totals, target_sum), stored)
+    if not inplace:
+        return {"X": out, "norm_factor": np.asarray(known) / target_sum}
+    writes: dict[tuple[str, str], Any] = {("X", "") if layer is None else ("layers", layer): out}
+    if key_added is not None:
+        writes["obs", key_added] = np.asarray(known) / target_sum
+    slots.write(adata, writes, writer="pp.normalize_total")
+    return adata if copy else None
+
+
+def _median(totals: np.ndarray, is_sparse: bool) -> float:
+    """Return the median as scanpy takes it: over all cells of a sparse matrix, over those with counts of a dense one."""
+    if not is_sparse:
+        totals = totals[totals > 0]
+    median = float(np.median(totals)) if len(totals) else 0.0
+    if not median > 0:
+        raise InputError("the median of the cells' sums is 0", "cells with counts", "pp.filter_cells(adata, min_counts=1)")
+    return median
+
+
+def log1p(
+    data: AnnData, *, base: float | None = None, copy: bool = False, layer: str | None = None
+) -> AnnData | None:
+    """Take log(1 + X), natural or to a base.
+
+    Parameters
+    ----------
+    data
+        Annotated matrix (n_obs, n_vars), in memory or lazy.
+    base
+        Base of the logarithm, above 0 and not 1; None: natural.
+    copy
+        Return a changed copy instead.
+    layer
+        Layer to change instead of X.
+
+    Returns
+    -------
+    None, or with ``copy`` the new AnnData.
+
+    Writes
+    ------
+    X or the layer (float32; float64 stays), lazy if it was lazy; uns ``log1p`` = ``{"base": base}``.
+
+    Passes: 0 on a lazy X. Memory: none.
+
+    Raises
+    ------
+    InputError
+        A base that is no base of a logarithm.
+    """
+    if base is not None and (not base > 0 or base == 1):
+        raise InputError(f"base={base}", "a number above 0 and not 1, or None")
+    adata = data.copy() if copy else data
+    if "log1p" in adata.uns:
+        warnings.warn("X seems to be log-transformed already: adata.uns['log1p'] is set", CountsWarning, stacklevel=2)
+    stored = get.stored(adata, layer)
+    out = get.as_stored(lazy.log1p(get.matrix(adata, layer), base), stored)
+    key = ("X", "") if layer is None else ("layers", layer)
+    slots.write(adata, {key: out, ("uns", "log1p"): {"base": base}}, writer="pp.log1p")
+    return adata if copy else None

@@ -1,0 +1,12 @@
+"""Tools on AnnData: clusters, layouts and marker genes, with scanpy's names and defaults.
+
+A function and its file may share a name (``tl.leiden``): the name is always the function, as in ``sc_dask.pp``.
+"""
+
+from __future__ import annotations
+
+from sc_dask.tl.leiden import leiden
+from sc_dask.tl.umap import umap
+from sc_dask.tl.rank import rank_genes_groups
+
+__all__ = ["leiden", "rank_genes_groups", "umap"]

@@ -1,0 +1,127 @@
+"""A two-dimensional picture of the neighbour graph."""
+
+from __future__ import annotations
+
+import warnings
+from typing import TYPE_CHECKING, Any
+
+from numpy.typing import NDArray
+
+from sc_dask import get, slots
+from sc_dask.errors import InputError, ScDaskWarning
+from sc_dask.graph import layout
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+
+def umap(
+    adata: AnnData,
+    *,
+    min_dist: float = 0.5,
+    spread: float = 1.0,
+    n_components: int = 2,
+    maxiter: int | None = None,
+    alpha: float = 1.0,
+    gamma: float = 1.0,
+    negative_sample_rate: int = 5,
+    init_pos: str | NDArray[Any] = "spectral",
+    random_state: int = 0,
+    a: float | None = None,
+    b: float | None = None,
+    method: str = "umap",
+    key_added: str | None = None,
+    neighbors_key: str = "neighbors",
+    copy: bool = False,
+) -> AnnData | None:
+    """Lay out the neighbour graph by UMAP (McInnes, Healy & Melville 2018), with umap-learn and scanpy's coordinates.
+
+    Parameters
+    ----------
+    adata
+        Annotated matrix with a graph (``pp.neighbors``) and the representation that it was made from.
+    min_dist, spread
+        Least distance of drawn cells, and the scale at which they spread.
+    n_components
+        Dimensions.
+    maxiter
+        Rounds of optimisation; None: 500 up to 10,000 cells, 200 above.
+    alpha, gamma, negative_sample_rate
+        Learning rate, and weight and number of the repelling samples.
+    init_pos
+        ``spectral``, ``random``, ``pca``, a key of obsm, or coordinates (n_obs x n_components).
+    random_state
+        Seed.
+    a, b
+        The curve; None: fitted to ``min_dist`` and ``spread``.
+    method
+        ``umap`` only.
+    key_added
+        Key of obsm and uns; None: ``X_umap`` and ``umap``.
+    neighbors_key
+        Which graph.
+    copy
+        Return a changed copy.
+
+    Writes
+    ------
+    obsm ``X_umap`` (n_obs, n_components) float32; uns ``umap``: ``params`` with ``a``, ``b`` and a ``random_state``
+    that is not 0. With ``key_added``: obsm ``<key>`` and uns ``<key>``.
+
+    Passes: 0 (1 if X is the representation). Memory: about 100 bytes an edge.
+
+    Raises
+    ------
+    MissingKeyError
+        The graph or its representation is not there.
+    InputError
+        An option is unknown or shapes do not fit.
+
+    Examples
+    --------
+    >>> import anndata, numpy as np, sc_dask as sd
+    >>> adata = anndata.AnnData(np.random.default_rng(0).normal(size=(60, 5)).astype("float32"))
+    >>> sd.pp.neighbors(adata, n_neighbors=5)
+    >>> sd.tl.umap(adata)
+    >>> adata.obsm["X_umap"].shape
+    (60, 2)
+    """
+    if method != "umap":
+        raise InputError(f"found method={method!r}", "'umap'")
+    connectivities = get.graph(adata, neighbors_key)
+    params = adata.uns[neighbors_key].get("params", {})
+    if params.get("method") != "umap":
+        warnings.warn(
+            f"the graph {neighbors_key!r} was weighed with method={params.get('method')!r}, not 'umap'",
+            ScDaskWarning,
+            stacklevel=2,
+        )
+    if isinstance(init_pos, str) and init_pos not in layout.STARTS:
+        init_pos = get.embedding(adata, init_pos)
+    result = layout.umap(
+        connectivities,
+        get.embedding(adata, params.get("use_rep"), params.get("n_pcs")),
+        n_components=n_components,
+        min_dist=min_dist,
+        spread=spread,
+        maxiter=maxiter,
+        alpha=alpha,
+        gamma=gamma,
+        negative_sample_rate=negative_sample_rate,
+        init_pos=init_pos,
+        random_state=random_state,
+        a=a,
+        b=b,
+        metric=params.get("metric", "euclidean"),
+        metric_kwds=params.get("metric_kwds", {}),
+    )
+    stored: dict[str, Any] = {"a": result.a, "b": result.b}
+    if random_state != 0:
+        stored["random_state"] = random_state
+    adata = adata.copy() if copy else adata
+    slots.write(
+        adata,
+        {("obsm", key_added or "X_umap"): result.coords, ("uns", key_added or "umap"): {"params": stored}},
+        writer="tl.umap",
+    )
+    return adata if copy else None

@@ -1,0 +1,125 @@
+"""The commands around the tests: make, .ci/run, and the promise that no test is skipped where the data is."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def pytest_run(tmp_path: Path, **env: str) -> subprocess.CompletedProcess[str]:
+    """Run one test that needs data, with our conftest."""
+    shutil.copy(ROOT / "tests" / "conftest.py", tmp_path)
+    (tmp_path / "test_it.py").write_text(
+        "import pytest\n"
+        "def test_fixture(pbmc3k_dir): ...\n"
+        "def test_own_skip():\n    pytest.skip('real data needed: set SC_DASK_DATA')\n"
+        "def test_other_skip():\n    pytest.skip('needs a terminal')\n"
+    )
+    clean = {k: v for k, v in os.environ.items() if not k.startswith("SC_DASK_")}
+    return subprocess.run(
+        [sys.executable, "-m", "pytest", "-rs", "-p", "no:cacheprovider", str(tmp_path)],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env=clean | env,
+        timeout=300,
+    )
+
+
+def test_data__missing_is_one_plain_skip(tmp_path: Path) -> None:
+    done = pytest_run(tmp_path)
+    assert done.returncode == 0 and "3 skipped" in done.stdout
+    assert "real data needed: set SC_DASK_DATA to its folder" in done.stdout
+
+
+@pytest.mark.parametrize("data", ["", "here"])
+def test_data__promised_and_missing_fails(tmp_path: Path, data: str) -> None:
+    folder = {"SC_DASK_DATA": str(tmp_path)} if data else {}
+    done = pytest_run(tmp_path, SC_DASK_REQUIRE_DATA="1", **folder)
+    assert done.returncode == 1
+    assert re.search(r"1 failed|2 failed", done.stdout) and "1 skipped" in done.stdout
+    assert "test_other_skip" not in done.stdout.split("short test summary")[0].replace("test_it.py", "")
+
+
+@pytest.mark.parametrize("has_data", [True, False])
+def test_ci__runs_make_test_with_the_data_beside_the_checkout(tmp_path: Path, has_data: bool) -> None:
+    checkout, tools = tmp_path / "checkout", tmp_path / "bin"
+    (checkout / ".ci").mkdir(parents=True)
+    tools.mkdir()
+    shutil.copy2(ROOT / ".ci" / "run", checkout / ".ci" / "run")
+    (tools / "make").write_text(
+        '#!/bin/sh\necho "$PWD|$*|${SC_DASK_DATA:-none}|${SC_DASK_REQUIRE_DATA:-none}"\nexit 5\n'
+    )
+    (tools / "make").chmod(0o755)
+    if has_data:
+        (tmp_path / "shared" / "data").mkdir(parents=True)
+    env = {"PATH": f"{tools}{os.pathsep}{os.environ['PATH']}"}
+    done = subprocess.run([checkout / ".ci" / "run"], capture_output=True, text=True, env=env, cwd="/", timeout=60)
+    data = f"{tmp_path.resolve()}/shared/data|1" if has_data else "none|none"
+    assert done.stdout.strip() == f"{checkout.resolve()}|test|{data}"
+    assert done.returncode == 5
+
+
+def dry_run(*targets: str) -> str:
+    command = ["make", "-n", "VENV=no-such-venv", *targets]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=60)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
+def test_make__a_fresh_clone_installs_first() -> None:
+    demo = dry_run("demo")
+    assert demo.index("-m venv") < demo.index("pip") < demo.index("sc-dask demo")
+    assert "--editable ." in demo and "[test" not in demo
+    test = dry_run("test")
+    steps = ["-m venv", "--editable", "ruff check", "ruff format --check", "mypy", "lint-imports", "-m pytest"]
+    places = [test.index(step) for step in steps]
+    assert places == sorted(places)
+    assert "-m slow" in dry_run("test-slow") and "benchmarks" in dry_run("bench")
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
+def test_make__says_what_is_missing(tmp_path: Path) -> None:
+    command = ["make", "PYTHON=", f"VENV={tmp_path / 'venv'}", "install"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=60)
+    assert done.returncode != 0 and "found no Python >= 3.11" in done.stdout
+    command[1] = f"PYTHON={shutil.which('false')}"
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=60)
+    assert done.returncode != 0 and "python3-venv" in done.stdout and not (tmp_path / "venv").exists()
+
+
+def test_project__version_is_said_once_more() -> None:
+    import sc_dask
+
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert project["version"] == sc_dask.__version__
+    assert f"## {sc_dask.__version__}" in (ROOT / "CHANGELOG.md").read_text()
+
+
+def test_project__every_import_of_ours_is_declared() -> None:
+    """A module that sc_dask imports comes from Python, sc_dask, or a declared dependency."""
+    import ast
+
+    from packaging.requirements import Requirement
+
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    named = {"scikit-learn": "sklearn", "scikit-misc": "skmisc", "umap-learn": "umap", "pyyaml": "yaml"}
+    declared = {named.get(n, n) for n in (Requirement(d).name for d in project["dependencies"])}
+    used: set[str] = set()
+    for path in (ROOT / "sc_dask").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                used |= {alias.name.split(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                used.add(node.module.split(".")[0])
+    assert used - declared - set(sys.stdlib_module_names) - {"sc_dask"} == set()
