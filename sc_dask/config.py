@@ -35,6 +35,14 @@ def n_bytes(key: str) -> int | None:
     return None if value is None else int(parse_bytes(value))
 
 
+def work_dir() -> str | None:
+    """Return the folder for temporary files, made if need be; None: the system's own."""
+    folder = get("work-dir")
+    if folder is not None:
+        os.makedirs(folder, exist_ok=True)
+    return folder
+
+
 def n_threads() -> int:
     """Return how many threads of this process work on blocks (Dask's ``num_workers``, else usable CPUs)."""
     configured = dask.config.get("num_workers", None)

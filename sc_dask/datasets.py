@@ -415,3 +415,16 @@ def pbmc3k(path: str | os.PathLike[str] | None = None) -> Path:
                     f"found a changed {folder / name}", f"SHA-256 {expected}", f"remove {cache} and try again"
                 )
     return folder
+
+
+def demo_source(folder: str | os.PathLike[str]) -> tuple[Path, str]:
+    """Return the input of the demonstration and a sentence that says what it is.
+
+    PBMC3k where `pbmc3k` finds it; else, without a network, 20,000 simulated cells written under ``folder``.
+    """
+    try:
+        return pbmc3k(), "input: PBMC3k, 2,700 blood cells (10x Genomics)"
+    except StoreError as err:
+        path = Path(folder) / "simulated.zarr"
+        simulate(20_000, 5_000, n_groups=8, n_batches=2, seed=0, out=path)
+        return path, f"input: 20,000 simulated cells, because PBMC3k is not here: {err.found}"

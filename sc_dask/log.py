@@ -24,6 +24,8 @@ logger = logging.getLogger("sc_dask")
 class Listener(Protocol):
     """What a front end implements to show progress."""
 
+    def on_stage(self, stage: Stage) -> None: ...
+    def on_end(self, stage: Stage) -> None: ...
     def on_pass(self, stage: str, label: str, n_blocks: int) -> None: ...
     def on_block(self, stage: str, done: int, n_blocks: int, bytes_read: int) -> None: ...
 
@@ -86,10 +88,14 @@ def stage(name: str, listener: Listener | None = None, **params: Any) -> Iterato
     reset_peak_rss()
     start = time.perf_counter()
     token = _current.set(s)
+    if listener:
+        listener.on_stage(s)
     try:
         yield s
     finally:
         _current.reset(token)
         s.seconds = time.perf_counter() - start
         s.peak_rss_bytes = max(s.peak_rss_bytes, peak_rss_bytes())
-        logger.info("%s: %.2f s, %.2f passes, %.1f MB read", name, s.seconds, s.passes, s.bytes_read / 1e6)
+    if listener:
+        listener.on_end(s)
+    logger.info("%s: %.2f s, %.2f passes, %.1f MB read", name, s.seconds, s.passes, s.bytes_read / 1e6)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextvars import ContextVar
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
@@ -57,6 +59,9 @@ SLOTS: tuple[Slot, ...] = (
     Slot("layers", "{}", "n_obs x n_vars", "float32", "pp.normalize_total", "the same, of a layer"),
     Slot("layers", "{}", "n_obs x n_vars", "float32", "pp.log1p", "the same, of a layer"),
     Slot("obs", "{}", "n_obs", "float", "pp.normalize_total", "the sum before, under key_added"),
+    Slot("layers", "sc_dask_counts", "n_obs x n_vars", "number", "pipeline", "the counts, lazy, while a run is on"),
+    Slot("var", "mt", "n_vars", "bool", "pipeline", "mitochondrial genes"),
+    Slot("uns", "sc_dask", "", "dict", "pipeline", "version, input and settings of the run"),
     Slot("uns", "log1p", "", "dict", "pp.log1p", "base of the logarithm"),
     Slot("uns", "hvg", "", "dict", _HVG, "flavor"),
     Slot("var", "highly_variable", "n_vars", "bool", _HVG, "chosen genes"),
@@ -68,10 +73,10 @@ SLOTS: tuple[Slot, ...] = (
     Slot("var", "highly_variable_rank", "n_vars", "float", _HVG, "rank among chosen genes (seurat_v3)"),
     Slot("var", "highly_variable_nbatches", "n_vars", "int64", _HVG, "batches in which the gene was chosen"),
     Slot("var", "highly_variable_intersection", "n_vars", "bool", _HVG, "chosen in every batch"),
-    Slot("obsm", "X_pca", "n_obs x n_comps", "float32", "pp.pca", "principal components of the cells"),
+    Slot("obsm", "X_pca", "n_obs x n_comps", "float", "pp.pca", "principal components of the cells"),
     Slot("varm", "PCs", "n_vars x n_comps", "float", "pp.pca", "loadings"),
     Slot("uns", "pca", "", "dict", "pp.pca", "params, variance and variance_ratio"),
-    Slot("obsm", "{}", "n_obs x n_comps", "float32", "pp.pca", "the same, under key_added"),
+    Slot("obsm", "{}", "n_obs x n_comps", "float", "pp.pca", "the same, under key_added"),
     Slot("varm", "{}", "n_vars x n_comps", "float", "pp.pca", "the same, under key_added"),
     Slot("uns", "{}", "", "dict", "pp.pca", "the same, under key_added"),
     Slot("obsp", "distances", "n_obs x n_obs", "float", "pp.neighbors", "distances to the k - 1 nearest cells"),
@@ -88,6 +93,44 @@ SLOTS: tuple[Slot, ...] = (
     Slot("uns", "{}", "", "dict", "tl.umap", "the same, under key_added"),
     Slot("uns", "{}", "", "dict", "tl.rank_genes_groups", "names, scores, pvals, pvals_adj, logfoldchanges, pts, params"),
 )
+
+
+@dataclass(frozen=True)
+class Event:
+    """One change to an AnnData: a slot written, or an axis subset (``key`` is then ``obs`` or ``var``)."""
+
+    attr: str
+    key: str
+    value: Any
+
+
+_journal: ContextVar[list[Event] | None] = ContextVar("sc_dask_journal", default=None)
+
+
+@contextlib.contextmanager
+def journal() -> Iterator[list[Event]]:
+    """Collect every change made inside; `replay` makes them again on a fresh AnnData of the same file."""
+    events: list[Event] = []
+    token = _journal.set(events)
+    try:
+        yield events
+    finally:
+        _journal.reset(token)
+
+
+def replay(adata: AnnData, events: list[Event]) -> None:
+    """Make recorded changes again."""
+    for event in events:
+        if event.attr == "subset":
+            subset(adata, event.key, event.value)
+        else:
+            write(adata, {(event.attr, event.key): event.value})
+
+
+def _note(attr: str, key: str, value: Any) -> None:
+    events = _journal.get()
+    if events is not None:
+        events.append(Event(attr, key, value))
 
 
 def of(writer: str) -> tuple[Slot, ...]:
@@ -119,6 +162,7 @@ def write(adata: AnnData, writes: Mapping[tuple[str, str], Any], *, writer: str 
     if adata.is_view:
         adata._init_as_actual(adata.copy())
     for (attr, key), value in writes.items():
+        _note(attr, key, value)
         if attr == "X":
             adata.X = value
         else:
@@ -127,12 +171,23 @@ def write(adata: AnnData, writes: Mapping[tuple[str, str], Any], *, writer: str 
 
 def subset(adata: AnnData, axis: str, keep: Any) -> None:
     """Keep some cells (``axis="obs"``) or genes (``"var"``) in place; ``keep`` is a boolean mask."""
+    _note("subset", axis, keep)
     if axis == "obs":
         adata._inplace_subset_obs(keep)
     elif axis == "var":
         adata._inplace_subset_var(keep)
     else:
         raise InputError(f"axis {axis!r}", "'obs' or 'var'")
+
+
+def drop(adata: AnnData, attr: str, key: str) -> None:
+    """Remove a slot; ``("X", "")`` is X itself, ``("raw", "")`` all of raw."""
+    if attr == "X":
+        adata.X = None
+    elif attr == "raw":
+        del adata.raw
+    elif key in getattr(adata, attr):
+        del getattr(adata, attr)[key]
 
 
 def versions(*packages: str) -> dict[str, str]:

@@ -5,9 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import anndata as ad
 import pytest
+
+if TYPE_CHECKING:
+    import anndata as ad
 
 NO_DATA = "real data needed: set SC_DASK_DATA to its folder"
 DATA_REQUIRED = os.environ.get("SC_DASK_REQUIRE_DATA") == "1"
@@ -93,3 +96,21 @@ def pbmc3k_counts(_pbmc3k: ad.AnnData) -> ad.AnnData:
 def pbmc3k_filtered(_pbmc3k_filtered: ad.AnnData) -> ad.AnnData:
     """PBMC3k after the cut-offs of scanpy's tutorial, 2,638 x 13,714 counts, filtered by scanpy; a copy."""
     return _pbmc3k_filtered.copy()
+
+
+FORMATS_TABLE: list[tuple[str, str, str]] = []  # format and file, what was tried, outcome
+
+
+@pytest.fixture
+def formats_table() -> list[tuple[str, str, str]]:
+    """Rows of the table of formats that is printed when the tests are done."""
+    return FORMATS_TABLE
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    if not FORMATS_TABLE:
+        return
+    terminalreporter.section("formats of other writers: file, tried, outcome")
+    widths = [max(len(row[i]) for row in FORMATS_TABLE) for i in range(2)]
+    for name, tried, outcome in FORMATS_TABLE:
+        terminalreporter.write_line(f"{name:<{widths[0]}}  {tried:<{widths[1]}}  {outcome}")

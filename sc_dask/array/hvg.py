@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from sc_dask.array import run
+from sc_dask.array import qc, run
 from sc_dask.array.blocks import Reduction, RowBlocks, reduce_rows
 from sc_dask.array.source import Block
-from sc_dask.kernels.moments import Moments, clipped_sums, merge_moments, moments
+from sc_dask.kernels.moments import Moments, clipped_sums, merge_moments, moments, of_integers
 
 
 def _moments(
@@ -30,6 +30,18 @@ def group_moments(
     rows = () if groups is None else (groups.astype(np.int32),)
     lazy = reduce_rows(MOMENTS, x, *rows, n_groups=n_groups, expm1=expm1, base=base)
     return run.compute(lazy, label="moments")
+
+
+def count_moments(x: RowBlocks, groups: np.ndarray | None, n_groups: int) -> Moments:
+    """Return the same of counts, and learn in the same pass whether they are counts (`qc.not_counts`)."""
+    rows = () if groups is None else (groups.astype(np.int32),)
+    lazy = reduce_rows(MOMENTS, x, *rows, n_groups=n_groups)
+    if x.facts.values:
+        m = run.compute(lazy, label="moments")
+    else:
+        m, genes = run.compute(lazy, reduce_rows(qc.GENES, x), label="moments")
+        qc.keep(x, genes)
+    return m if qc.not_counts(x) else of_integers(m)
 
 
 def whole(m: Moments) -> Moments:

@@ -164,7 +164,7 @@ def incremental(x: RowBlocks, n_comps: int, *, chunk_size: int = 1000, dtype: An
         laid, staged = stage.stage(x)
         run.compute(laid, label="stage")
         lazy = fold_rows(FOLD, staged, n_comps=n_comps, tile_rows=chunk_size)
-    state = run.compute(lazy, label="fold")
+    state = inc.finish(run.compute(lazy, label="fold"), n_comps)
     components, variance, total = inc.components(state)
     components = _signed(components)
     return PCA(_scores(staged, components, state.mean @ components.T, dtype), components, variance, _ratio(variance, total))

@@ -38,11 +38,12 @@ def metrics(x: RowBlocks, qc_masks: np.ndarray, percent_top: tuple[int, ...]) ->
     lazy = scan_rows(CELLS_AND_GENES, x, qc_masks=qc_masks, percent_top=percent_top)
     cells, genes = run.compute(lazy, label="qc")
     x.facts.rows.update(totals=cells.totals, n_genes=cells.n_genes)
-    _keep(x, genes)
+    keep(x, genes)
     return QC(cells, genes)
 
 
-def _keep(x: RowBlocks, genes: GeneMetrics) -> None:
+def keep(x: RowBlocks, genes: GeneMetrics) -> None:
+    """Keep what a pass taught of the genes and values of ``x``."""
     x.facts.cols.update(n_cells=genes.n_cells, totals=genes.totals)
     x.facts.values.update(
         min_value=genes.min_value, max_value=genes.max_value, all_integer=genes.all_integer, has_nan=genes.has_nan
@@ -60,15 +61,22 @@ def cell_facts(x: RowBlocks) -> tuple[np.ndarray, np.ndarray]:
 def gene_facts(x: RowBlocks) -> tuple[np.ndarray, np.ndarray]:
     """Return sums (float64) and numbers of cells (int64) of all genes; 1 pass, or none when known."""
     if "totals" not in x.facts.cols or "n_cells" not in x.facts.cols:
-        _keep(x, run.compute(reduce_rows(GENES, x), label="genes"))
+        keep(x, run.compute(reduce_rows(GENES, x), label="genes"))
     return x.facts.cols["totals"], x.facts.cols["n_cells"]
 
 
-def count_like(x: RowBlocks) -> bool:
-    """Tell whether the values are non-negative integers: of all of X if a pass has seen it, else of its first block."""
-    if not x.facts.values:
-        first = x.pick_rows(np.arange(int(x.expr.bounds[1])))
-        g = run.compute(reduce_rows(GENES, first), label="check")
-        return bool(g.all_integer and not g.has_nan and g.min_value >= 0)
+def not_counts(x: RowBlocks) -> str | None:
+    """Return what keeps X from being counts (``"NaN"``, ``"negative values (-2.1)"``, ``"fractions"``), or None.
+
+    Judged by all of X if a pass has seen it, else by its first block.
+    """
     v = x.facts.values
-    return bool(v["all_integer"] and not v["has_nan"] and v["min_value"] >= 0)
+    if not v:
+        first = x.pick_rows(np.arange(int(x.expr.bounds[1])))
+        keep(first, run.compute(reduce_rows(GENES, first), label="check"))
+        v = first.facts.values
+    if v["has_nan"]:
+        return "NaN"
+    if v["min_value"] < 0:
+        return f"negative values ({v['min_value']:g})"
+    return None if v["all_integer"] else "fractions"

@@ -295,6 +295,14 @@ def _one_task_shared(func: Callable[..., Any], item: _Item, shared: _Item) -> tu
     return _one_task(func, item, shared.value)
 
 
+def call(func: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """Run one function of things in memory: here, or on a worker of the cluster that computes by default."""
+    c = client()
+    if c is None:
+        return func(*args, **kwargs)
+    return _wait(c, c.submit(func, *args, pure=False, **kwargs), lambda: 0, 1, current_stage())
+
+
 # -- where it runs -------------------------------------------------------------------------------
 
 
@@ -303,6 +311,12 @@ def client() -> Any:
     get = get_scheduler()
     owner = getattr(get, "__self__", None)
     return owner if owner is not None and hasattr(owner, "run_on_scheduler") else None
+
+
+def n_processes() -> int:
+    """Return the number of worker processes: 1 without a cluster."""
+    c = client()
+    return 1 if c is None else max(1, len(c.nthreads()))
 
 
 def n_workers() -> int:
@@ -364,17 +378,23 @@ def _n_waiting(name: str, dask_scheduler: Any = None) -> int:
 
 
 def _execute_on_cluster(c: Any, dsk: dict[Any, Any], name: str, end: str, n_tasks: int, stage: Stage | None) -> Any:
-    """Run on a ``distributed.Client``; a job without progress for the deadline is given up, never waited for."""
     future = c.get(dsk, end, sync=False, optimize_graph=False)
+    out = _wait(c, future, lambda: n_tasks - c.run_on_scheduler(_n_waiting, name), n_tasks, stage)
+    if stage and stage.listener:
+        stage.listener.on_block(stage.name, n_tasks, n_tasks, stage.bytes_read)
+    return out
+
+
+def _wait(c: Any, future: Any, n_done: Callable[[], int], n_tasks: int, stage: Stage | None) -> Any:
+    """Wait for a future; a job without progress for the deadline is given up, never waited for."""
     deadline_s = float(config.get("stall-timeout-s"))
-    done, since = 0, time.monotonic()
-    wait_s = 0.02
+    done, since, wait_s = 0, time.monotonic(), 0.02
     while not future.done():
         time.sleep(wait_s)
         wait_s = min(_POLL_S, wait_s * 1.5)
         if future.done() or wait_s < _POLL_S:
             continue
-        now = n_tasks - c.run_on_scheduler(_n_waiting, name)
+        now = n_done()
         if now > done:
             done, since = now, time.monotonic()
             if stage and stage.listener:
@@ -387,8 +407,6 @@ def _execute_on_cluster(c: Any, dsk: dict[Any, Any], name: str, end: str, n_task
                 "look at the workers' logs and memory, then run the same command again; "
                 "sc-dask.stall-timeout-s sets the deadline",
             )
-    if stage and stage.listener:
-        stage.listener.on_block(stage.name, n_tasks, n_tasks, stage.bytes_read)
     return future.result()
 
 

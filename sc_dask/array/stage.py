@@ -84,7 +84,7 @@ class StagedSource:
     token: str = field(default="")
 
     def read(self, start: int, stop: int) -> Block:
-        first = max(int(np.searchsorted(self.bounds, start, side="right")) - 1, 0)
+        first = min(max(int(np.searchsorted(self.bounds, start, side="right")) - 1, 0), len(self.bounds) - 2)
         pieces, i = [], first
         while i < len(self.bounds) - 1 and (int(self.bounds[i]) < stop or i == first):
             block = _read_block(Path(self.folder) / f"{i}.block", self.dtype, self.is_sparse)
@@ -109,10 +109,7 @@ def stage(x: RowBlocks) -> tuple[Lazy[list[int]], RowBlocks]:
 
     The folder goes when the returned X does.
     """
-    parent = config.get("work-dir")
-    if parent is not None:
-        Path(parent).mkdir(parents=True, exist_ok=True)
-    folder = tempfile.mkdtemp(prefix="sc-dask-stage-", dir=parent)
+    folder = tempfile.mkdtemp(prefix="sc-dask-stage-", dir=config.work_dir())
     source = StagedSource(folder, x.expr.bounds, x.expr.shape, x.expr.dtype, x.expr.is_sparse, folder)
     staged = from_source(source, x.expr.bounds)
     weakref.finalize(source, shutil.rmtree, folder, ignore_errors=True)

@@ -1,13 +1,14 @@
 """How a store becomes whole in one moment: a draft beside its place, or a journal of elements to be replaced.
 
-A new store. On a local disk it is written as ``.<name>.partial`` beside its place, checked, consolidated, marked as
-committed and renamed. Object stores cannot rename: there a new store is written in its place with ``committed: false``,
-and the mark is the last object written; one that replaces another is written beside it and copied once whole. Until then the old one stays.
+A new store. On a local disk it is written as ``.<name>.partial`` beside its place, checked, consolidated,
+marked as committed and renamed. Object stores cannot rename: there a new store is written in its place
+with ``committed: false``, and the mark is the last object written; one that replaces another is written
+beside it and copied once whole. Until then the old one stays.
 
-Results into a store. The new elements are written to ``.<name>.update`` beside it. When all are whole, a journal
-is put there; from then on the update can only be finished: the store is marked as uncommitted, elements are moved one by one, the
-metadata are consolidated and the mark comes back. After a kill, the next write to the store first finishes (journal there)
-or forgets (no journal) what was begun.
+Results into a store. The new elements are written to ``.<name>.update`` beside it. When all are whole, a
+journal is put there; from then on the update can only be finished: the store is marked as uncommitted,
+elements are moved one by one, the metadata are consolidated and the mark comes back. After a kill, the
+next write to the store first finishes (journal there) or forgets (no journal) what was begun.
 """
 
 from __future__ import annotations
@@ -134,7 +135,9 @@ def draft(target: Location, *, overwrite: bool) -> Draft:
         target.path.rmdir()
     taken = exists(target) and not _is_unfinished(target)
     if taken and not overwrite:
-        raise StoreError(f"there is something at {target} already", "a new path", "choose another path, or overwrite=True")
+        raise StoreError(
+            f"there is something at {target} already", "a new path", "choose another path, or overwrite=True"
+        )
     if taken and not any(exists(target / key) for key in ZARR_KEYS):
         raise InputError(f"{target} is no zarr store, so it is not overwritten", "a zarr store or a free path")
     if target.is_local or taken:

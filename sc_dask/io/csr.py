@@ -9,7 +9,7 @@ it is read as zeros only where zeros are plausible, that is where all of this ho
 
 - it covers at most `MAX_ABSENT` entries of the array (or the matrix has no non-zeros at all);
 - in ``indices``, no row has two entries in it (column 0 twice), unless there is one column only;
-- in ``indptr``, no row beside it has more non-zeros than there are columns.
+- in ``indptr``, the non-zeros after it make one row, of increasing columns: the rows it covers are empty.
 
 Otherwise the read raises ``StoreError`` with the chunk's name. A dense matrix of a foreign store may
 miss any chunk: there, chunks of zeros are common and left out by default.
@@ -170,7 +170,8 @@ class StoredCSR:
             if len(self.data) == 0:
                 continue
             after = int(self.indptr.read(b, b + 1)[0]) if b < len(self.indptr) else len(self.data)
-            if b - a > MAX_ABSENT or after > self.shape[1]:
+            row = self.indices.read(0, after) if b - a <= MAX_ABSENT and after <= self.shape[1] else None
+            if row is None or np.any(row[1:] <= row[:-1]):
                 raise _absent(self.indptr, chunk)
 
 

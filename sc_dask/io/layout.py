@@ -10,12 +10,12 @@ ends of a shard may decode an inner chunk of the source twice.
 
 A dense matrix is cut into shards of whole rows. Chunks and shards are always set here, never ``"auto"``.
 
-Shards hold 64 MiB decoded (8 bytes a non-zero), smaller for a small matrix; inner chunks hold 512 Ki
-non-zeros (2 MiB of float32), compressed by blosc (lz4, bitshuffle), with a crc32c of every chunk and of every shard's index.
+Shards hold 64 MiB decoded (8 bytes a non-zero), smaller for a small matrix; inner chunks hold 512 Ki non-zeros
+(2 MiB of float32), compressed by blosc (lz4, bitshuffle), with a crc32c of every chunk and of every shard's index.
 
-A finished store says so in its root attribute ``sc_dask``: ``{"committed": true, "complete_chunks": true, "version": 1}``.
-``complete_chunks`` promises that every chunk is stored, also one that is all zeros, so that a lost object is seen
-(zarr reads a missing chunk as zeros).
+A finished store says so in its root attribute ``sc_dask``: ``{"committed": true, "complete_chunks": true,
+"version": 1}``. ``complete_chunks`` promises that every chunk is stored, also one that is all zeros, so that a
+lost object is seen (zarr reads a missing chunk as zeros).
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ SHARD_BYTES = 64 << 20
 NNZ_BYTES = 8  # of a non-zero in memory: an index and a 4-byte value
 CHUNK_NNZ = 512 << 10
 CHUNK_BYTES = 2 << 20
-KEEP_EMPTY = {"write_empty_chunks": True}
+KEEP_EMPTY: Any = {"write_empty_chunks": True}
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ class DenseLayout:
 
 
 def sparse_layout(shape: tuple[int, int], nnz: int, dtype: Any, shard_bytes: int = SHARD_BYTES) -> SparseLayout:
-    """Choose shards of ``shard_bytes`` (decoded, 8 bytes a non-zero) for a csr matrix; at least one inner chunk each."""
+    """Choose shards of ``shard_bytes`` (decoded, 8 bytes a non-zero) for a csr matrix; one inner chunk at least."""
     wanted = max(1, shard_bytes // NNZ_BYTES)
     chunk = max(1, min(CHUNK_NNZ, wanted, nnz))
     shard = chunk * max(1, min(wanted // chunk, -(-nnz // chunk)))
@@ -150,15 +150,42 @@ def _create(
     return array.with_config(KEEP_EMPTY)
 
 
+def node_at(root: zarr.Group, path: str) -> zarr.Group | zarr.Array[Any]:
+    """Return what stands at a path of a store."""
+    node: Any = root[path]
+    return node  # type: ignore[no-any-return]
+
+
+def array_of(group: zarr.Group, name: str) -> zarr.Array[Any]:
+    """Return an array of a group."""
+    array: Any = group[name]
+    return array  # type: ignore[no-any-return]
+
+
+def values_of(node: zarr.Group | zarr.Array[Any]) -> zarr.Array[Any]:
+    """Return the array that holds the values of a sparse or dense matrix."""
+    return array_of(node, "data") if isinstance(node, zarr.Group) else node
+
+
 def has_sparse(parent: zarr.Group, path: str, layout: SparseLayout) -> bool:
     """Return whether an interrupted run has made the arrays of just this matrix."""
-    group = parent.get(path)
-    if not isinstance(group, zarr.Group) or not {"data", "indices", "indptr"} <= set(group.array_keys()):
+    found = row_nnz(parent, path)
+    if found is None or len(found) != layout.shape[0] or int(found.sum()) != layout.nnz:
         return False
-    data, wanted = group["data"], ((layout.nnz,), layout.dtype, (layout.shard_nnz,), (layout.chunk_nnz,))
-    if (data.shape, data.dtype.name, data.shards, data.chunks) != wanted or missing_chunks(group["indptr"]):
-        return False
-    return group["indptr"].shape[0] == layout.shape[0] + 1 and int(group["indptr"][-1]) == layout.nnz
+    data = values_of(node_at(parent, path))
+    wanted = ((layout.nnz,), layout.dtype, (layout.shard_nnz,), (layout.chunk_nnz,))
+    return (data.shape, data.dtype.name, data.shards, data.chunks) == wanted
+
+
+def row_nnz(parent: zarr.Group, path: str) -> np.ndarray | None:
+    """Return the non-zeros per row of a matrix that may be unfinished; empty for a dense one, None if not there."""
+    node: Any = parent.get(path)
+    if isinstance(node, zarr.Array):
+        return np.zeros(0, np.int64)
+    if not isinstance(node, zarr.Group) or not {"data", "indices", "indptr"} <= set(node.array_keys()):
+        return None
+    indptr = array_of(node, "indptr")
+    return None if missing_chunks(indptr) else np.diff(np.asarray(indptr[:]))
 
 
 def has_dense(parent: zarr.Group, path: str, layout: DenseLayout) -> bool:
@@ -173,8 +200,8 @@ def has_dense(parent: zarr.Group, path: str, layout: DenseLayout) -> bool:
 def put_sparse(group: zarr.Group, layout: SparseLayout, shard: int, data: np.ndarray, indices: np.ndarray) -> None:
     """Write one whole shard of ``data`` and ``indices``."""
     lo, hi = layout.span(shard)
-    group["data"].with_config(KEEP_EMPTY)[lo:hi] = data
-    group["indices"].with_config(KEEP_EMPTY)[lo:hi] = indices
+    array_of(group, "data").with_config(KEEP_EMPTY)[lo:hi] = data
+    array_of(group, "indices").with_config(KEEP_EMPTY)[lo:hi] = indices
 
 
 def put_dense(array: zarr.Array[Any], layout: DenseLayout, shard: int, rows: np.ndarray) -> None:
@@ -188,8 +215,8 @@ def element_options(shape: tuple[int, ...], itemsize: int, zarr_format: int) -> 
     row = max(1, math.prod(shape[1:]) * max(1, itemsize))
     chunks = (max(1, min(shape[0], CHUNK_BYTES // row)), *(max(1, n) for n in shape[1:]))
     if zarr_format == 2:
-        return {"chunks": chunks}
-    return {"chunks": chunks, "compressors": [ZstdCodec(level=3), Crc32cCodec()]}
+        return {"chunks": chunks, "shards": None}
+    return {"chunks": chunks, "shards": None, "compressors": [ZstdCodec(level=3), Crc32cCodec()]}
 
 
 # -- the commit mark and the check ---------------------------------------------------------------
@@ -238,7 +265,7 @@ def verify_store(group: zarr.Group, *, deep: bool = False) -> StoreCheck:
         elif str(node.attrs.get("encoding-type", "")) in ("csr_matrix", "csc_matrix"):
             check_indptr(node, path)
             if deep:
-                sums[path] = sum(sum_shard(node, i) for i in range(shard_grid(node["data"])[0]))
+                sums[path] = sum(sum_shard(node, i) for i in range(shard_grid(values_of(node))[0]))
         if deep and isinstance(node, zarr.Array) and path in ("X", "raw/X"):
             sums[path] = sum(sum_shard(node, i) for i in range(shard_grid(node)[0]))
     _check_lengths(group)
@@ -262,7 +289,7 @@ def missing_chunks(array: zarr.Array[Any]) -> list[str]:
     """Return the keys of stored objects (shards, or chunks of an unsharded array) that should exist and do not."""
     from zarr.core.sync import sync
 
-    if 0 in array.shape:
+    if 0 in array.shape or array.attrs.get("encoding-type") == "null":
         return []
 
     async def found() -> set[str]:
@@ -281,14 +308,14 @@ def chunk_key(array: zarr.Array[Any], at: tuple[int, ...]) -> str:
 
 def check_indptr(group: zarr.Group, path: str) -> None:
     """Raise `StoreError` unless the ``indptr`` of a sparse group fits its shape and its arrays."""
-    shape = [int(n) for n in group.attrs["shape"]]  # type: ignore[union-attr]
+    shape = shape_of(group)
     n_major = shape[0] if group.attrs["encoding-type"] == "csr_matrix" else shape[1]
-    indptr = group["indptr"][:]
-    nnz = int(group["data"].shape[0])
+    indptr = np.asarray(array_of(group, "indptr")[:])
+    nnz = int(array_of(group, "data").shape[0])
     right = (
         len(indptr) == n_major + 1
         and indptr[0] == 0
-        and indptr[-1] == nnz == group["indices"].shape[0]
+        and indptr[-1] == nnz == array_of(group, "indices").shape[0]
         and bool((np.diff(indptr) >= 0).all())
     )
     if not right:
@@ -299,18 +326,23 @@ def check_indptr(group: zarr.Group, path: str) -> None:
         )
 
 
+def shape_of(node: zarr.Group | zarr.Array[Any]) -> tuple[int, int]:
+    """Return the shape of a sparse or dense matrix."""
+    shape: Any = node.attrs["shape"] if isinstance(node, zarr.Group) else node.shape
+    return int(shape[0]), int(shape[1])
+
+
 def sum_shard(node: zarr.Group | zarr.Array[Any], shard: int) -> float | int:
     """Read one shard of a matrix, check its column numbers, and return the sum of its values (exact for integers)."""
-    data = node["data"] if isinstance(node, zarr.Group) else node
+    data = values_of(node)
     size = (data.shards or data.chunks)[0]
     where = slice(shard * size, min(data.shape[0], (shard + 1) * size))
     if isinstance(node, zarr.Group):
-        shape = node.attrs["shape"]
-        n_minor = int(shape[1] if node.attrs["encoding-type"] == "csr_matrix" else shape[0])  # type: ignore[index,arg-type]
-        indices = node["indices"][where]
+        n_minor = shape_of(node)[1 if node.attrs["encoding-type"] == "csr_matrix" else 0]
+        indices = np.asarray(array_of(node, "indices")[where])
         if len(indices) and (indices.min() < 0 or indices.max() >= n_minor):
             raise StoreError(f"{node.store_path}: shard {shard} of 'indices' points outside {n_minor} columns")
-    return exact_sum(data[where])
+    return exact_sum(np.asarray(data[where]))
 
 
 def exact_sum(values: np.ndarray) -> float | int:
@@ -322,15 +354,16 @@ def exact_sum(values: np.ndarray) -> float | int:
 
 def _check_lengths(group: zarr.Group) -> None:
     for axis, name in enumerate(("obs", "var")):
-        if name not in group or "X" not in group:
+        frame: Any = group.get(name)
+        if "X" not in group or not isinstance(frame, zarr.Group):
             continue
-        x, frame = group["X"], group[name]
-        shape = x.attrs["shape"] if isinstance(x, zarr.Group) else x.shape
-        index = frame[str(frame.attrs.get("_index", "_index"))]
-        n = (index["codes"] if isinstance(index, zarr.Group) and "codes" in index else index).shape[0]
-        if n != shape[axis]:  # type: ignore[index]
+        index: Any = frame[str(frame.attrs.get("_index", "_index"))]
+        values: Any = index["values"] if isinstance(index, zarr.Group) else index
+        n = int(values.shape[0])
+        shape = shape_of(node_at(group, "X"))
+        if n != shape[axis]:
             raise StoreError(
-                f"{group.store_path}: {name} has {n} rows and X has shape {tuple(shape)}",  # type: ignore[arg-type]
+                f"{group.store_path}: {name} has {n} rows and X has shape {shape}",
                 "equal lengths",
                 "write or convert the store again",
             )

@@ -1,7 +1,7 @@
 """Writing one matrix, shard by shard, in parallel on whatever Dask computes with (see ``layout`` for the plan).
 
-The non-zeros per row must be known first. They are free for a matrix in memory, and for an X that is just as it is stored;
-otherwise one pass counts them, and finds the smallest exact type on the way when that is wanted.
+The non-zeros per row must be known first. They are free for a matrix in memory, and for an X that is just as it is
+stored; otherwise one pass counts them, and finds the smallest exact type on the way when that is wanted.
 """
 
 from __future__ import annotations
@@ -79,7 +79,8 @@ def stored_row_nnz(x: RowBlocks) -> np.ndarray | None:
     if x.expr.steps or not x.expr.is_sparse:
         return None
     if isinstance(source, MemorySource):
-        row_nnz = np.diff(source.x.indptr).astype(np.int64)
+        csr: Any = source.x
+        row_nnz = np.diff(csr.indptr).astype(np.int64)
     elif hasattr(source, "opened"):  # a stored csr: its indptr is one small array
         row_nnz = np.diff(source.opened().rows(0, source.shape[0]))
     else:
@@ -231,8 +232,8 @@ def write_matrix(
     if isinstance(x.expr.source, ForeignSource):
         aside = beside(location, f"spill-{path.replace('/', '-')}")
         try:
-            x = spilled(x, aside)
-            return write_matrix(x, location, path, dtype=dtype, counts=counts, shard_bytes=shard_bytes, encoding=encoding)
+            options = {"dtype": dtype, "counts": counts, "shard_bytes": shard_bytes, "encoding": encoding}
+            return write_matrix(spilled(x, aside), location, path, **options)
         finally:
             remove(aside)
     dtype = np.dtype(dtype or x.dtype)

@@ -13,11 +13,12 @@ from sc_dask.array.chunks import cut_dense, cut_row_pieces, default_block_bytes
 from sc_dask.errors import FormatError, InputError
 from sc_dask.io.elements import Encoding, encoding_of, read_elements
 from sc_dask.io.h5ad import H5CSRSource, H5DenseSource
-from sc_dask.io.store import Location, open_group, open_h5, sniff
+from sc_dask.io.store import Location, open_group, open_h5, quiet, sniff
 from sc_dask.io.transpose import INDEX_BYTES, transpose
 from sc_dask.io.zarr import ZarrCSRSource, ZarrDenseSource, is_complete
 
 
+@quiet()
 def read(
     path: str | os.PathLike[str] | Location,
     *,

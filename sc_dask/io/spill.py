@@ -1,7 +1,8 @@
-"""Row blocks set aside: what can be read only once, from its beginning, is written as it comes and then read in any order.
+"""Row blocks set aside: what can be read only from its beginning is written as it comes and then read in any order.
 
 Used for text files and for a lazy X that somebody else's Dask graph makes. A spill is a folder of uncompressed block
-files (``.npz``), as large as the matrix is in memory; it stands beside the store that is being written and goes with its completion.
+files (``.npz``), as large as the matrix is in memory; it stands beside the store that is being written, until that is
+whole.
 """
 
 from __future__ import annotations

@@ -9,8 +9,9 @@ import contextlib
 import gzip
 import os
 import posixpath
+import warnings
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
@@ -28,6 +29,15 @@ _TEXT_KINDS = {".csv": "csv", ".tsv": "tsv", ".tab": "tsv", ".txt": "tsv", ".mtx
 
 Kind = Literal["zarr", "h5ad", "10x-h5", "10x-mtx", "loom", "csv", "tsv", "mtx"]
 """What `sniff` can answer; ``csv`` and ``tsv`` may be gzipped, ``10x-mtx`` is a folder, ``mtx`` one file."""
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Silence zarr's remark that record arrays (scanpy's marker tables) have no zarr v3 specification yet."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The data type .* does not have a Zarr V3 specification")
+        warnings.filterwarnings("ignore", "Consolidated metadata is currently not part")
+        yield
 
 
 @dataclass(frozen=True)
@@ -57,6 +67,8 @@ class Location:
             raise InputError(f"found {path!r} as a path", "a path or a URL such as s3://bucket/atlas.zarr")
         url = os.fspath(path)
         protocol, rest = (None, url) if "::" in url else split_protocol(url)
+        if protocol and not rest.strip("/"):
+            raise InputError(f"found {url!r} as a path", "a path or a URL such as s3://bucket/atlas.zarr")
         if "::" in url or protocol not in (None, "file", "local"):
             return cls(url.rstrip("/"), dict(storage_options or {}))
         if storage_options:
@@ -120,10 +132,9 @@ def _info(location: Location) -> dict[str, Any] | None:
         return dict(fs.info(path))
     except FileNotFoundError:
         return None
-    except (OSError, ConnectionError) as err:
-        raise StoreError(
-            f"{location} cannot be reached: {err}", "a readable location", "check it and the access rights"
-        ) from err
+    except Exception as err:  # each filesystem has its own: no credentials, no such host, access denied
+        text = str(err).splitlines()[0] if str(err) else type(err).__name__
+        raise StoreError(f"{location} cannot be reached: {text}", "a readable location", "check the access") from err
 
 
 def exists(location: Location) -> bool:
@@ -244,6 +255,7 @@ def sniff(location: Location) -> Kind:
     FormatError
         If it is of no kind that is read or converted; says what was found.
     """
+    location.fs()  # says in plain words what is wrong with the URL
     info = None if location.name.endswith(".zarr") and not location.is_local else _info(location)
     if info is None or info["type"] == "directory":
         return _sniff_folder(location, found=info is not None)

@@ -1,8 +1,8 @@
 """Text: Matrix Market (``.mtx``), tables of cells by genes (``.csv``, ``.tsv``, ``.txt``) and umi_tools' long tables.
 
-A text file can only be read from its beginning, so it is streamed once into a spill (``io/spill.py``) whose row blocks can then
-be read in any order. Entries of a Matrix Market file come in any order (10x writes by cell, the standard
-by column); they are dealt to buckets of rows on local disk first, and each bucket is sorted in memory.
+A text file can only be read from its beginning, so it is streamed once into a spill (``io/spill.py``) whose row
+blocks can then be read in any order. Entries of a Matrix Market file come in any order (10x writes by cell, the
+standard by column); they are dealt to buckets of rows on local disk first, and each bucket is sorted in memory.
 
 Results equal ``anndata.io.read_mtx``, ``read_csv``, ``read_text`` and ``read_umi_tools``, with X as csr:
 whole numbers stay exact, others become float32 as there.
@@ -30,7 +30,7 @@ from sc_dask import config
 from sc_dask.array.blocks import from_source
 from sc_dask.errors import FormatError
 from sc_dask.io.spill import Spill
-from sc_dask.io.store import Location
+from sc_dask.io.store import Location, open_file
 
 CHUNK_ENTRIES = 1 << 20  # entries of a Matrix Market file parsed at once
 BUCKET_ENTRIES = 2 << 20  # entries sorted in memory at once (16 bytes each)
@@ -39,10 +39,10 @@ ENTRY = np.dtype([("row", "<i4"), ("col", "<i4"), ("value", "<f8")])
 
 
 @contextlib.contextmanager
-def open_stream(location: Location) -> Iterator[IO[bytes]]:
+def open_stream(location: Location) -> Iterator[Any]:
     """Open a file for reading its decompressed bytes (``.gz``, ``.bz2`` by suffix); damage becomes `FormatError`."""
     try:
-        with location.open() as raw:
+        with open_file(location) as raw:
             if location.name.endswith(".gz"):
                 with gzip.open(raw, "rb") as f:
                     yield f
@@ -105,7 +105,9 @@ def read_header(f: IO[bytes], location: Location) -> MtxHeader:
     return MtxHeader(layout, value, symmetry, n_rows, n_cols, n_entries)
 
 
-def _entries(f: IO[bytes], header: MtxHeader, location: Location) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+def _entries(
+    f: IO[bytes], header: MtxHeader, location: Location
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """Yield (row, column, value) in chunks, from 0, exactly as many as the header says."""
     names = ["value"] if header.layout == "array" else ["row", "col", "value"][: 2 if header.field == "pattern" else 3]
     dtype = {"row": np.int64, "col": np.int64, "value": np.float64}
@@ -143,7 +145,9 @@ def _entries(f: IO[bytes], header: MtxHeader, location: Location) -> Iterator[tu
     except (ValueError, OverflowError) as e:
         raise FormatError(f"{location}: after entry {n_seen}: {e}", "numbers only") from e
     if n_seen != header.n_entries:
-        raise FormatError(f"{location}: {n_seen} entries", f"{header.n_entries}, as its header says", "fetch the file again")
+        raise FormatError(
+            f"{location}: {n_seen} entries", f"{header.n_entries}, as its header says", "fetch the file again"
+        )
 
 
 def _mirrored(
@@ -185,13 +189,13 @@ def stream_mtx(location: Location, spill: Spill, *, transpose: bool) -> tuple[in
 
 
 class Buckets:
-    """Entries in any order, dealt to files of consecutive rows, given back as sorted csr blocks (equal places are added)."""
+    """Entries in any order, dealt to files of consecutive rows and given back as csr blocks; equal places are added."""
 
     def __init__(self, n_obs: int, n_vars: int, n_entries: int) -> None:
         n_buckets = max(1, -(-n_entries // BUCKET_ENTRIES))
         self._rows = max(1, -(-n_obs // n_buckets))
         self._shape = (n_obs, n_vars)
-        self._folder = tempfile.TemporaryDirectory(prefix="sc-dask-", dir=config.get("work-dir"))
+        self._folder = tempfile.TemporaryDirectory(prefix="sc-dask-", dir=config.work_dir())
 
     def __enter__(self) -> Buckets:
         return self
@@ -272,7 +276,9 @@ def read_head(lines: Iterator[str], delimiter: str | None, first_column_names: b
             continue
         if not rows and delimiter is not None and delimiter not in line:
             raise FormatError(
-                f"{location}: no delimiter {delimiter!r} in the first line", "a table of cells by genes", "give delimiter="
+                f"{location}: no delimiter {delimiter!r} in the first line",
+                "a table of cells by genes",
+                "give delimiter=",
             )
         rows.append((i, line.split(delimiter)))
         if len(rows) == 3:
@@ -290,6 +296,8 @@ def read_head(lines: Iterator[str], delimiter: str | None, first_column_names: b
         header, named = [str(int(float(w))) for w in rows.pop(0)[1]], True
     n_fields = len(rows[0][1])
     n_vars = n_fields - named
+    if n_vars < 1:
+        raise FormatError(f"{location}: names and no numbers", "a table of cells by genes")
     if header is None:
         header = comments[-1].split() if comments else [str(i) for i in range(n_vars)]
     if len(header) > n_vars:
@@ -327,8 +335,8 @@ def read_table(
             f.readline()
         for chunk in _table_chunks(f, head, delimiter, location):
             if head.has_row_names:
-                names.append(chunk.pop(0).to_numpy(dtype=object))
-            values = chunk.to_numpy(np.float64)
+                names.append(chunk.iloc[:, 0].to_numpy(dtype=object))
+            values = chunk.iloc[:, int(head.has_row_names) :].to_numpy(np.float64)
             if np.isnan(values).any():
                 at = n_obs + int(np.flatnonzero(np.isnan(values).any(axis=1))[0])
                 raise FormatError(f"{location}: row {at} has a missing value or NaN", f"{n_vars} numbers in each row")
@@ -337,11 +345,13 @@ def read_table(
     source = spill.finish(n_obs, n_vars)
     obs_names = np.concatenate(names) if names else np.arange(n_obs).astype(str)
     obs = pd.DataFrame(index=pd.Index(obs_names.astype(str).astype(object)))
-    return AnnData(from_source(source, source.cuts()), obs=obs, var=pd.DataFrame(index=pd.Index(head.col_names, dtype=object)))
+    return AnnData(
+        from_source(source, source.cuts()), obs=obs, var=pd.DataFrame(index=pd.Index(head.col_names, dtype=object))
+    )
 
 
-def _table_chunks(f: IO[bytes], head: TableHead, delimiter: str | None, location: Location) -> Iterator[pd.DataFrame]:
-    dtype: dict[int, Any] = {i: np.float64 for i in range(head.n_fields)}
+def _table_chunks(f: Any, head: TableHead, delimiter: str | None, location: Location) -> Iterator[pd.DataFrame]:
+    dtype: dict[Any, Any] = dict.fromkeys(range(head.n_fields), np.float64)
     if head.has_row_names:
         dtype[0] = str
     try:
@@ -363,14 +373,22 @@ def _table_chunks(f: IO[bytes], head: TableHead, delimiter: str | None, location
 
 
 def read_umi_tools(location: Location, spill: Spill) -> AnnData:
-    """Read a long table ``gene, cell, count`` as ``anndata.io.read_umi_tools`` does; names are sorted. Reads the file twice."""
+    """Read a long table ``gene, cell, count`` as ``anndata.io.read_umi_tools`` does; names are sorted.
+
+    The file is read twice: first for the names.
+    """
 
     def chunks(columns: list[str]) -> Iterator[pd.DataFrame]:
         with open_stream(location) as f:
             kinds = {"gene": str, "cell": str, "count": np.int64}
             try:
                 yield from pd.read_csv(
-                    f, sep="\t", usecols=columns, dtype={c: kinds[c] for c in columns}, chunksize=CHUNK_ENTRIES, na_filter=False
+                    f,
+                    sep="\t",
+                    usecols=columns,
+                    dtype={c: kinds[c] for c in columns},
+                    chunksize=CHUNK_ENTRIES,
+                    na_filter=False,
                 )
             except ValueError as e:
                 raise FormatError(f"{location}: {e}", "columns gene, cell and count, separated by tabs") from e
@@ -384,7 +402,7 @@ def read_umi_tools(location: Location, spill: Spill) -> AnnData:
     obs = pd.DataFrame(index=pd.Index(sorted(cells), name="cell", dtype=object))
     with Buckets(len(obs), len(var), n_entries) as buckets:
         for chunk in chunks(["gene", "cell", "count"]):
-            row, col = obs.index.get_indexer(chunk["cell"]), var.index.get_indexer(chunk["gene"])
+            row, col = obs.index.get_indexer(pd.Index(chunk["cell"])), var.index.get_indexer(pd.Index(chunk["gene"]))
             buckets.add(row, col, chunk["count"].to_numpy(np.float64))
         for block in buckets.blocks():
             spill.append(block)

@@ -51,7 +51,7 @@ class WorkArea:
     @classmethod
     def make(cls) -> WorkArea:
         """Make a new folder in the option ``work-dir``, or in the system's temporary folder."""
-        parent = config.get("work-dir")
+        parent = config.work_dir()
         if parent is not None:
             Path(parent).mkdir(parents=True, exist_ok=True)
         area = cls(Path(tempfile.mkdtemp(prefix="sc-dask-", dir=parent)))

@@ -10,6 +10,7 @@ import os
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import anndata
 import numpy as np
 import pandas as pd
 import scipy.sparse as sp
@@ -24,11 +25,12 @@ from sc_dask.errors import InputError
 from sc_dask.io import commit
 from sc_dask.io import layout as disk
 from sc_dask.io.matrix import Counts, Written, count, narrowest, write_matrix
-from sc_dask.io.store import Location, open_group
+from sc_dask.io.store import Location, open_group, quiet
 
 MAPPINGS = ("obsm", "varm", "obsp", "varp")
 
 
+@quiet()
 def write(
     adata: AnnData,
     path: str | os.PathLike[str],
@@ -161,13 +163,19 @@ def elements(adata: AnnData) -> Iterator[tuple[str, Any]]:
 
 
 def _storable(frame: pd.DataFrame) -> pd.DataFrame:
-    """Return a frame whose text columns with missing values are categorical: the spec has no other place for them."""
+    """Return a frame with plain text as names, and columns of text with missing values as categorical.
+
+    The spec has no nullable names, and no other place for missing values among Python strings.
+    """
     lacking = [
         c
         for c, column in frame.items()
-        if column.isna().any() and pd.api.types.infer_dtype(column, skipna=True) == "string"
+        if column.dtype == object and column.isna().any() and pd.api.types.infer_dtype(column, skipna=True) == "string"
     ]
-    return frame.astype(dict.fromkeys(lacking, "category")) if lacking else frame
+    out = frame.astype(dict.fromkeys(lacking, "category")) if lacking else frame
+    if isinstance(out.index.dtype, pd.StringDtype):
+        out = out.set_axis(out.index.astype(object), axis=0)
+    return out
 
 
 def write_elements(adata: AnnData, root: zarr.Group) -> None:
@@ -187,8 +195,17 @@ def write_element(root: zarr.Group, path: str, value: Any) -> None:
     """Write one element with AnnData's writer, chunks and checksums set by us, no chunk left out."""
     parent, _, key = path.rpartition("/")
     group = root.require_group(parent) if parent else root
-    with zarr.config.set({"array.write_empty_chunks": True}):
-        write_dispatched(group, key, value, callback=_with_chunks)
+    with (
+        zarr.config.set({"array.write_empty_chunks": True}),
+        anndata.settings.override(allow_write_nullable_strings=True),
+    ):
+        try:
+            write_dispatched(group, key, value, callback=_with_chunks)
+        except (TypeError, ValueError, NotImplementedError, RuntimeError) as e:
+            reason = str(e).splitlines()[0] if str(e) else type(e).__name__
+            raise InputError(
+                f"{path} cannot be stored: {reason}", "something that AnnData's spec can hold", "change or remove it"
+            ) from e
 
 
 def _with_chunks(

@@ -157,14 +157,19 @@ def seurat_v3_regularized(
     from skmisc.loess import loess
 
     varies = var > 0
+    n_varying = int(varies.sum())
     fitted = np.zeros(len(mean))
     try:
+        near = int(n_varying * span)
+        if near < 3:  # loess itself crashes the process when there is no gene in a local fit
+            raise ValueError(f"{near} genes in a local fit, a parabola takes 3")
         model = loess(np.log10(mean[varies]), np.log10(var[varies]), span=span, degree=2)
         model.fit()
         fitted[varies] = model.outputs.fitted_values
     except ValueError as error:
+        reason = error.args[0].decode() if isinstance(error.args[0], bytes) else error
         raise InputError(
-            f"found that the loess fit of seurat_v3 fails on {int(varies.sum())} varying genes ({error})",
+            f"found that the loess fit of seurat_v3 fails on {n_varying} varying genes ({reason})",
             "raw counts of many genes in every batch",
             "remove rare genes, merge small batches or raise span",
         ) from error

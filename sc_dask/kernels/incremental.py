@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import scipy.linalg
@@ -14,12 +15,16 @@ from sc_dask.kernels.csr import Block, to_dense
 
 @dataclass(frozen=True)
 class IncrementalState:
-    """Components of ``n`` rows: ``scaled`` are the components times their singular values."""
+    """Components of ``n`` rows: ``scaled`` are the components times their singular values.
+
+    ``held`` are the latest rows, too few for a tile: tiles are the same however the rows come in blocks.
+    """
 
     n: int
     mean: NDArray[np.float64]  # p
     m2: NDArray[np.float64]  # p, sums of squared deviations
     scaled: NDArray[np.float64]  # k x p
+    held: tuple[Block, ...] = ()
 
 
 def start(p: int) -> IncrementalState:
@@ -32,11 +37,20 @@ def update(state: IncrementalState, block: Block, n_comps: int, tile_rows: int) 
 
     Memory: ``8 (tile_rows + n_comps) (p + tile_rows)`` bytes.
     """
-    for at in range(0, block.shape[0], tile_rows):
-        rows = block[at : at + tile_rows]
-        tile = to_dense(rows, np.float64) if sp.issparse(rows) else np.array(rows, np.float64)
-        state = _add(state, tile, n_comps)
-    return state
+    at = 0
+    while block.shape[0] - at >= (missing := tile_rows - sum(h.shape[0] for h in state.held)):
+        state = _add(state, _tile([*state.held, block[at : at + missing]]), n_comps)
+        at += missing
+    return replace(state, held=(*state.held, block[at:].copy())) if at < block.shape[0] else state
+
+
+def finish(state: IncrementalState, n_comps: int) -> IncrementalState:
+    """Return the state with the rows added that were too few for a tile."""
+    return _add(state, _tile(state.held), n_comps) if state.held else state
+
+
+def _tile(parts: Sequence[Block]) -> NDArray[np.float64]:
+    return np.concatenate([to_dense(b, np.float64) if sp.issparse(b) else np.array(b, np.float64) for b in parts])
 
 
 def _add(state: IncrementalState, tile: NDArray[np.float64], n_comps: int) -> IncrementalState:

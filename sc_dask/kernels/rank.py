@@ -68,7 +68,7 @@ def t_test(
     mine = _pick(moments, np.asarray(tested, np.int64))
     scores, pvals = _welch(mine, others, method)
     expm1 = np.expm1 if base is None else lambda m: np.expm1(m * np.log(base))
-    with np.errstate(invalid="ignore", divide="ignore"):  # a mean below 0 (scaled data) has no fold change
+    with np.errstate(invalid="ignore", divide="ignore", over="ignore"):  # scaled data or raw counts have none
         changes = np.log2((expm1(mine.mean) + 1e-9) / (expm1(others.mean) + 1e-9))
     adjust = benjamini_hochberg if corr_method == "benjamini-hochberg" else bonferroni
     return RankResult(
@@ -113,8 +113,11 @@ def _welch(mine: Moments, others: Moments, method: Method) -> tuple[NDArray[np.f
             n_others,
             equal_var=False,
         )
-    # equal means without any variance: no difference
-    return np.where(np.isnan(scores), 0.0, scores), np.where(np.isnan(pvals), 1.0, pvals)
+    # equal means without any variance are no difference, also where the sums left rounding errors in both
+    noise = 1e-12 * np.abs(others.mean)
+    spread = np.sqrt(np.maximum(variance(mine), variance(others)))
+    equal = np.isnan(scores) | ((spread <= noise) & (np.abs(mine.mean - others.mean) <= noise))
+    return np.where(equal, 0.0, scores), np.where(equal | np.isnan(pvals), 1.0, pvals)
 
 
 def _pick(m: Moments, rows: NDArray[np.int64]) -> Moments:

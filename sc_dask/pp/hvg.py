@@ -160,13 +160,10 @@ def _by_curve(
 ) -> pd.DataFrame:
     codes, names = get.batches(adata, batch_key)
     x = get.matrix(adata, layer)
-    if check_values and not qc.count_like(x):
-        warnings.warn(
-            f"flavor={flavor!r} expects counts, but found values that are not non-negative integers",
-            CountsWarning,
-            stacklevel=3,
-        )
-    m = hvg.group_moments(x, codes, len(names))
+    m = hvg.count_moments(x, codes, len(names))
+    found = qc.not_counts(x) if check_values else None
+    if found:
+        warnings.warn(f"flavor={flavor!r} expects counts, but found {found}", CountsWarning, stacklevel=3)
     var = variance(m)
     expected = np.stack([tables.seurat_v3_regularized(m.mean[i], var[i], span) for i in range(len(names))])
     clip = np.stack([tables.seurat_v3_clip(int(m.n[i]), m.mean[i], expected[i]) for i in range(len(names))])

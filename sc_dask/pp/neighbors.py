@@ -65,6 +65,10 @@ def neighbors(
     min_recall
         Share of true neighbours that pynndescent must find; it tries up to three times.
 
+    Returns
+    -------
+    None, or with ``copy`` the new AnnData.
+
     Writes
     ------
     obsp ``distances`` (n_obs, n_obs) float32, ``n_neighbors - 1`` a row; obsp ``connectivities`` (n_obs, n_obs)

@@ -68,6 +68,10 @@ def leiden(
     clustering_args
         More options of ``leidenalg.find_partition`` or ``igraph.Graph.community_leiden``.
 
+    Returns
+    -------
+    None, or with ``copy`` the new AnnData.
+
     Writes
     ------
     obs ``key_added`` (n_obs) category, strings in natural order; uns ``key_added``: ``params``, and ``modularity``

@@ -63,6 +63,10 @@ def umap(
     copy
         Return a changed copy.
 
+    Returns
+    -------
+    None, or with ``copy`` the new AnnData.
+
     Writes
     ------
     obsm ``X_umap`` (n_obs, n_components) float32; uns ``umap``: ``params`` with ``a``, ``b`` and a ``random_state``
@@ -96,7 +100,7 @@ def umap(
             ScDaskWarning,
             stacklevel=2,
         )
-    if isinstance(init_pos, str) and init_pos not in layout.STARTS:
+    if isinstance(init_pos, str) and init_pos in adata.obsm:
         init_pos = get.embedding(adata, init_pos)
     result = layout.umap(
         connectivities,

@@ -7,7 +7,7 @@ import pytest
 from scipy.spatial.distance import cdist
 
 from sc_dask.errors import InputError, RecallWarning, ScDaskWarning
-from sc_dask.graph.neighbors import METRICS, KNN, exact, knn, measured_recall
+from sc_dask.graph.neighbors import KNN, METRICS, exact, knn, measured_recall
 
 
 def clustered(n: int, d: int, seed: int = 0) -> np.ndarray:
@@ -72,6 +72,18 @@ def test_pynndescent__recall_is_the_true_one_and_seed_decides() -> None:
     )
 
 
+@pytest.mark.slow  # every metric compiles anew
+@pytest.mark.parametrize("metric", METRICS)
+def test_pynndescent__measures_the_same_distance_as_exact_search(metric: str) -> None:
+    x = clustered(1500, 10)
+    kwds = {"p": 3.0} if metric == "minkowski" else {}
+    found = knn(x, 8, metric=metric, metric_kwds=kwds, method="pynndescent")
+    check_contract(found, 1500, 8)
+    true = true_distances(x, 8, metric, **kwds)
+    assert found.recall > 0.95
+    assert np.mean(np.abs(found.distances - true) <= 1e-4 * true + 1e-5) > 0.95
+
+
 def test_pynndescent__effort_rises_until_the_recall_is_reached() -> None:
     x = np.random.default_rng(1).normal(size=(5000, 30)).astype(np.float32)
     first = knn(x, 10, method="pynndescent", min_recall=0.0)
@@ -124,6 +136,7 @@ FIVE = np.arange(10, dtype=np.float32).reshape(5, 2)
         (lambda: knn(FIVE, 1), "n_neighbors=1"),
         (lambda: knn(FIVE, 2.5), "n_neighbors=2.5"),  # type: ignore[arg-type]
         (lambda: knn(FIVE, 3, metric="euclid"), "metric='euclid'"),
+        (lambda: knn(FIVE, 3, metric_kwds={"p": 3}), "metric_kwds"),
         (lambda: knn(FIVE, 3, method="annoy"), "method='annoy'"),
         (lambda: knn(FIVE, 3, min_recall=95), "min_recall=95"),
     ],

@@ -77,8 +77,8 @@ def differences(found: ad.AnnData, wanted: ad.AnnData) -> list[str]:
         if not found.raw.var.equals(wanted.raw.var):
             out.append("raw.var")
     for name, a, b in pairs:
-        if (a is None) != (b is None):
-            out.append(name)
-        elif b is not None and (a.dtype != b.dtype or not np.array_equal(dense(a), dense(b))):
+        if a is None or b is None:
+            out += [] if a is b else [name]
+        elif a.dtype != b.dtype or not np.array_equal(dense(a), dense(b)):
             out.append(name)
     return out

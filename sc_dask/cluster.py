@@ -1,0 +1,55 @@
+"""Where passes are computed: threads of this process, or a Dask cluster."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+from sc_dask.errors import InputError
+
+
+@contextlib.contextmanager
+def client(kind: str | None = None, *, timeout_s: float = 30) -> Iterator[Any]:
+    """Compute on a cluster inside the block: every pass and graph stage runs on its workers.
+
+    Parameters
+    ----------
+    kind
+        ``tcp://host:port`` (or ``tls://``) of a scheduler; ``"processes"``: workers of this machine, one a core, started and
+        stopped here; ``"threads"`` or None: this process, nothing is started.
+    timeout_s
+        How long to wait for the scheduler, and for its first worker.
+
+    Yields
+    ------
+    distributed.Client or None
+
+    Raises
+    ------
+    InputError
+        The scheduler does not answer, has no worker, or the kind is unknown.
+    """
+    if kind in (None, "threads"):
+        yield None
+        return
+    from distributed import Client, LocalCluster
+
+    if kind == "processes":
+        with LocalCluster(threads_per_worker=1, dashboard_address=None) as local, Client(local) as c:
+            yield c
+        return
+    if kind is None or "://" not in kind:
+        raise InputError(f"scheduler {kind!r}", "tcp://host:port, 'processes' or 'threads'")
+    try:
+        c = Client(kind, timeout=timeout_s)
+    except (OSError, TimeoutError) as err:
+        raise InputError(
+            f"no scheduler answers at {kind} ({type(err).__name__})", "a running one", "dask scheduler --port 8786"
+        ) from err
+    with c:
+        try:
+            c.wait_for_workers(1, timeout=timeout_s)
+        except TimeoutError as err:
+            raise InputError(f"the scheduler at {kind} has no worker", "at least one", f"dask worker {kind}") from err
+        yield c

@@ -1,0 +1,158 @@
+"""The stages of a run: each one changes an AnnData by the public verbs alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from sc_dask import get, pp, slots, tl
+from sc_dask.errors import InputError
+from sc_dask.array.qc import not_counts
+from sc_dask.log import logger
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+    from sc_dask.pipeline.settings import Settings
+
+
+COUNTS = "sc_dask_counts"  # the lazy layer of counts while a run is on
+
+
+@dataclass(frozen=True)
+class Step:
+    """A stage: its name, what it does, the sections of the settings that it reads, and whether it reads X.
+
+    A ``lazy`` step reads nothing and is made again on resume instead of being stored.
+    """
+
+    name: str
+    run: Callable[[AnnData, Settings], None]
+    sections: tuple[str, ...]
+    lazy: bool = False
+
+
+def qc(adata: AnnData, s: Settings) -> None:
+    """QC metrics of the cells and genes, with the mitochondrial share."""
+    if s.qc.gene_symbols is None:
+        names = adata.var_names
+    else:
+        names = get.column(adata, s.qc.gene_symbols, axis="var").astype(str)
+    prefix = s.qc.mt_prefix.upper()
+    mt = np.array([str(n).upper().startswith(prefix) for n in names])
+    if not mt.any():
+        logger.warning("no gene name starts with %r: pct_counts_mt is 0 (qc.mt_prefix, qc.gene_symbols)", prefix)
+    slots.write(adata, {("var", "mt"): mt})
+    tops = tuple(n for n in s.qc.percent_top if n <= adata.n_vars)
+    pp.calculate_qc_metrics(adata, qc_vars=["mt"], percent_top=tops or None, inplace=True)
+    found = not_counts(get.matrix(adata))
+    if found:
+        raise InputError(
+            f"X is not a count matrix: it holds {found}",
+            "raw counts (whole numbers from 0 up)",
+            "name where the counts are: input.layer or input.use_raw in the configuration",
+        )
+
+
+def filter_cells_and_genes(adata: AnnData, s: Settings) -> None:
+    """Drop cells with too little, then genes in too few cells, then cells with too much."""
+    f = s.filter
+    for name in ("min_genes", "min_counts"):
+        if getattr(f, name) is not None:
+            pp.filter_cells(adata, **{name: getattr(f, name)})
+    if f.min_cells is not None:
+        pp.filter_genes(adata, min_cells=f.min_cells)
+    keep = np.ones(adata.n_obs, bool)
+    for name, column in (
+        ("max_genes", "n_genes_by_counts"),
+        ("max_counts", "total_counts"),
+        ("max_pct_mt", "pct_counts_mt"),
+    ):
+        bound = getattr(f, name)
+        if bound is not None:
+            keep &= adata.obs[column].to_numpy() <= bound
+    if not keep.any():
+        raise InputError("filter.max_* keep none of the cells", "bounds that keep some", "look at figures/ and loosen them")
+    if not keep.all():
+        slots.subset(adata, "obs", keep)
+
+
+def normalize(adata: AnnData, s: Settings) -> None:
+    """Keep the counts as a lazy layer, bring cells to one sum and take the logarithm; reads nothing."""
+    slots.write(adata, {("layers", COUNTS): adata.X})
+    pp.normalize_total(adata, target_sum=s.normalize.target_sum)
+    pp.log1p(adata)
+
+
+def hvg(adata: AnnData, s: Settings) -> None:
+    """Highly variable genes; of the counts for seurat_v3."""
+    options = s.section("hvg")
+    if options["n_top_genes"] is not None or options["flavor"].startswith("seurat_v3"):
+        for unused in ("min_mean", "max_mean", "min_disp", "max_disp"):
+            options.pop(unused)
+    layer = COUNTS if options["flavor"].startswith("seurat_v3") else None
+    pp.highly_variable_genes(adata, layer=layer, **options)
+
+
+def pca(adata: AnnData, s: Settings) -> None:
+    """Principal components of the highly variable genes."""
+    n_genes = int(adata.var["highly_variable"].sum())
+    if n_genes == 0:
+        raise InputError("no gene is highly variable", "some", "set hvg.n_top_genes")
+    pp.pca(adata, **s.section("pca"))
+
+
+def neighbors(adata: AnnData, s: Settings) -> None:
+    """The neighbour graph of the cells."""
+    pp.neighbors(adata, **s.section("neighbors"))
+
+
+def leiden(adata: AnnData, s: Settings) -> None:
+    """Clusters of the graph."""
+    tl.leiden(adata, **s.section("leiden"), **({"directed": False} if s.leiden.flavor == "igraph" else {}))
+
+
+def umap(adata: AnnData, s: Settings) -> None:
+    """Positions for the eye."""
+    tl.umap(adata, **s.section("umap"))
+
+
+def markers(adata: AnnData, s: Settings) -> None:
+    """Genes that tell the clusters apart; clusters of one cell are left out."""
+    sizes = adata.obs["leiden"].value_counts()
+    groups = [str(g) for g in adata.obs["leiden"].cat.categories if sizes[g] > 1]
+    if len(sizes) < 2 or not groups:
+        logger.warning("one cluster: no markers")
+        return
+    tl.rank_genes_groups(
+        adata, "leiden", groups=groups, method=s.markers.method, n_genes=s.markers.n_genes, pts=s.markers.pts, use_raw=False
+    )
+
+
+STEPS: tuple[Step, ...] = (
+    Step("qc", qc, ("qc",)),
+    Step("filter", filter_cells_and_genes, ("filter",)),
+    Step("normalize", normalize, ("normalize",), lazy=True),
+    Step("hvg", hvg, ("hvg",)),
+    Step("pca", pca, ("pca",)),
+    Step("neighbors", neighbors, ("neighbors",)),
+    Step("leiden", leiden, ("leiden",)),
+    Step("umap", umap, ("umap",)),
+    Step("markers", markers, ("markers",)),
+)
+
+
+def finish(adata: AnnData, s: Settings) -> None:
+    """Give X and the layers what the result is to hold."""
+    if s.write.x == "counts":
+        slots.write(adata, {("X", ""): adata.layers[COUNTS]})
+    slots.drop(adata, "layers", COUNTS)
+    if s.write.x != "normalized":
+        slots.drop(adata, "uns", "log1p")
+    if s.write.x == "none":
+        slots.drop(adata, "X", "")
+
+

@@ -1,0 +1,144 @@
+"""Every public function that works on an AnnData, with what it promises: the laws run for whatever stands here."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from types import ModuleType
+from typing import Any
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+import scipy.sparse as sp
+
+import sc_dask as sd
+
+N_OBS, N_VARS = 90, 60
+MODULES: dict[str, ModuleType] = {"pp": sd.pp, "tl": sd.tl}
+
+
+def public() -> dict[str, Callable[..., Any]]:
+    """``{"pp.pca": pca, ...}``."""
+    return {f"{m}.{name}": getattr(module, name) for m, module in MODULES.items() for name in module.__all__}
+
+
+@functools.cache
+def _counts() -> ad.AnnData:
+    rng = np.random.default_rng(0)
+    group, batch = rng.integers(0, 3, N_OBS), rng.integers(0, 2, N_OBS)
+    mean = np.exp(rng.normal(0.3, 1.0, (3, N_VARS)))[group] * np.exp(rng.normal(0, 0.2, (2, N_VARS)))[batch]
+    counts = rng.negative_binomial(2, 2 / (2 + mean * rng.lognormal(0, 0.4, N_OBS)[:, None])).astype(np.float32)
+    counts[:, 7] = 0  # a gene that nobody has
+    obs = {"group": pd.Categorical.from_codes(group, ["a", "b", "c"]), "batch": batch.astype(str)}
+    var = {"mt": np.arange(N_VARS) % 10 == 0, "picked": np.arange(N_VARS) % 2 == 0}
+    names = [[f"{kind}{i}" for i in range(n)] for kind, n in (("cell", N_OBS), ("gene", N_VARS))]
+    adata = ad.AnnData(sp.csr_matrix(counts), pd.DataFrame(obs, names[0]), pd.DataFrame(var, names[1]))
+    adata.layers["spare"] = adata.X.copy()
+    adata.obsm["X_other"] = rng.normal(size=(N_OBS, 2))
+    adata.uns["note"] = {"kept": [1, 2]}
+    return adata
+
+
+def counts() -> ad.AnnData:
+    """Counts of 90 cells x 60 genes (csr, float32), three groups, two batches."""
+    return _counts().copy()
+
+
+def logged() -> ad.AnnData:
+    """The same, normalised and logarithmised with numpy."""
+    adata = counts()
+    x = adata.X.toarray()
+    adata.X = sp.csr_matrix(np.log1p(x / x.sum(axis=1, keepdims=True) * 1e4).astype(np.float32))
+    return adata
+
+
+def reduced() -> ad.AnnData:
+    """The same with principal components."""
+    adata = logged()
+    x = adata.X.toarray()
+    adata.obsm["X_pca"] = ((x - x.mean(axis=0)) @ np.linalg.svd(x - x.mean(axis=0))[2][:5].T).astype(np.float32)
+    return adata
+
+
+def connected() -> ad.AnnData:
+    """The same with a neighbour graph."""
+    adata = reduced()
+    sd.pp.neighbors(adata, n_neighbors=10)
+    return adata
+
+
+@dataclass(frozen=True)
+class Case:
+    """One call of a public function and what it promises.
+
+    ``passes`` is the most often that any row of X is read, ``computes`` the number of graphs that are run;
+    ``exact`` says that every number is made of integers alone and does not change by a bit.
+    """
+
+    function: str
+    passes: int
+    computes: int
+    start: Callable[[], ad.AnnData]
+    kwargs: dict[str, Any] = field(default_factory=dict)
+    exact: bool = False
+
+    @property
+    def id(self) -> str:
+        return " ".join([self.function, *(f"{k}={v}" for k, v in self.kwargs.items())])
+
+    @property
+    def reads(self) -> bool:
+        """Whether X has a part in it."""
+        return self.start in (counts, logged)
+
+    def run(self, adata: ad.AnnData) -> ad.AnnData:
+        public()[self.function](adata, **self.kwargs)
+        return adata
+
+
+_QC, _FC, _FG = "pp.calculate_qc_metrics", "pp.filter_cells", "pp.filter_genes"
+_NT, _HVG, _PCA, _RANK = "pp.normalize_total", "pp.highly_variable_genes", "pp.pca", "tl.rank_genes_groups"
+CASES = (
+    Case(_QC, 1, 1, counts, {"qc_vars": ["mt"], "percent_top": (5, 20), "inplace": True}, exact=True),
+    Case(_QC, 1, 1, counts, {"percent_top": None, "layer": "spare", "log1p": False, "inplace": True}, exact=True),
+    Case(_FC, 1, 1, counts, {"min_genes": 1}, exact=True),
+    Case(_FC, 1, 1, counts, {"max_counts": 1e6}, exact=True),
+    Case(_FG, 1, 1, counts, {"max_cells": 1000}, exact=True),
+    Case(_FG, 1, 1, counts, {"min_counts": 0}, exact=True),
+    Case(_NT, 0, 0, counts, {"target_sum": 1e4}, exact=True),
+    Case(_NT, 1, 1, counts, {"key_added": "factor"}, exact=True),
+    Case(_NT, 0, 0, counts, {"target_sum": 1e4, "layer": "spare"}, exact=True),
+    Case(_NT, 3, 3, counts, {"exclude_highly_expressed": True, "max_fraction": 0.1}, exact=True),
+    Case("pp.log1p", 0, 0, counts, exact=True),
+    Case("pp.log1p", 0, 0, counts, {"base": 2, "layer": "spare"}, exact=True),
+    Case(_HVG, 1, 1, logged),
+    Case(_HVG, 1, 1, logged, {"batch_key": "batch", "n_top_genes": 20}),
+    Case(_HVG, 1, 1, logged, {"flavor": "cell_ranger", "n_top_genes": 20}),
+    Case(_HVG, 1, 1, logged, {"flavor": "cell_ranger", "batch_key": "batch"}),
+    Case(_HVG, 2, 2, counts, {"flavor": "seurat_v3", "n_top_genes": 20}),
+    Case(_HVG, 2, 2, counts, {"flavor": "seurat_v3_paper", "n_top_genes": 20, "batch_key": "batch", "span": 0.5}),
+    Case(_PCA, 1, 2, logged, {"n_comps": 5}),
+    Case(_PCA, 1, 2, logged, {"n_comps": 5, "zero_center": False, "key_added": "raw_pca", "mask_var": "picked"}),
+    Case(_PCA, 4, 4, logged, {"n_comps": 5, "svd_solver": "randomized"}),
+    Case(_PCA, 1, 3, logged, {"n_comps": 5, "svd_solver": "incremental", "chunk_size": 20, "dtype": "float64"}),
+    Case(_RANK, 1, 1, logged, {"groupby": "group"}),
+    Case(_RANK, 1, 1, logged, {"groupby": "group", "reference": "b", "pts": True, "key_added": "vs_b"}),
+    Case("pp.neighbors", 0, 0, reduced, {"n_neighbors": 10}),
+    Case("pp.neighbors", 0, 0, reduced, {"n_neighbors": 10, "key_added": "mine"}),
+    Case("tl.leiden", 0, 0, connected),
+    Case("tl.umap", 0, 0, connected),
+    Case("tl.umap", 0, 0, connected, {"key_added": "map", "maxiter": 20}),
+)
+READING = tuple(c for c in CASES if c.reads)
+
+# Parameters of scanpy that are left out, and why.
+ABSENT = {
+    "pp.calculate_qc_metrics": {"parallel"},  # deprecated, without effect
+    "pp.log1p": {"chunked", "chunk_size", "obsm"},  # every X is in chunks; embeddings are in memory
+    "pp.pca": {"return_info", "use_highly_variable"},  # for plain arrays; deprecated for mask_var
+    "tl.rank_genes_groups": {"tie_correct", "kwds"},  # of the methods wilcoxon and logreg
+}
+# Parameters that scanpy does not have.
+OWN = {"pp.neighbors": {"min_recall"}}

@@ -1,0 +1,248 @@
+"""The laws of DESIGN.md, over the registry of all functions: lazy, passes, chunk, slot, signature, docstring."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import re
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from typing import Any
+
+import anndata as ad
+import dask
+import numpy as np
+import pytest
+import scipy.sparse as sp
+
+from sc_dask import slots
+from sc_dask.array.blocks import RowBlocks
+from sc_dask.log import stage
+from sc_dask.testing import compute_counter, lazy, source_of
+from tests.laws.compare import differences, differ, leaves, slots_of
+from tests.laws.registry import ABSENT, CASES, N_OBS, N_VARS, OWN, READING, Case, public
+
+pytestmark = pytest.mark.filterwarnings("ignore::sc_dask.errors.ScDaskWarning")
+RTOL = 1e-6
+CUTS = {
+    "one": [0, N_OBS],
+    "many": list(range(N_OBS + 1)),
+    "ragged": [0, 1, 40, 43, 89, N_OBS],
+    "empty": [0, 0, 30, 30, 30, 77, N_OBS, N_OBS],
+}
+MEMORY = {"ndarray": lambda x: x.toarray(), "csr": sp.csr_matrix, "csc": sp.csc_matrix, "csr_array": sp.csr_array}
+
+
+@functools.cache
+def expected(case: Case) -> ad.AnnData:
+    """Return the result on four blocks, in one thread."""
+    with dask.config.set(scheduler="synchronous"):
+        return case.run(lazy(case.start(), 4))
+
+
+Case.__hash__ = lambda self: hash(self.id)  # type: ignore[method-assign]
+cases = functools.partial(pytest.mark.parametrize, "case", ids=lambda c: c.id)
+
+
+def recast(adata: ad.AnnData, kind: Any) -> ad.AnnData:
+    adata.X = kind(adata.X)
+    for k in adata.layers:
+        adata.layers[k] = kind(adata.layers[k])
+    return adata
+
+
+# -- lazy and passes -----------------------------------------------------------------------------
+
+
+def test_registry__has_every_public_function() -> None:
+    assert {c.function for c in CASES} == set(public())
+
+
+@cases(argvalues=CASES)
+@pytest.mark.parametrize("cut", ["one", "ragged"])
+def test_lazy__computes_and_reads_no_more_than_declared(case: Case, cut: str) -> None:
+    adata = lazy(case.start(), bounds=CUTS[cut])
+    layer = case.kwargs.get("layer")
+    source = source_of(adata if layer is None else adata.layers[layer])
+    with compute_counter() as counted, stage("law") as s:
+        case.run(adata)
+    assert counted.n == case.computes
+    assert source.times_read().tolist() == [case.passes] * N_OBS  # the loader's count
+    assert source_of(adata.layers["spare"]).rows_read == (0 if layer is None else N_OBS * case.passes)
+    # what a stage reports: staged rows that are read back count as the part of X that they are
+    assert s.passes >= case.passes
+    assert (s.bytes_read > 0) == (case.passes > 0)
+
+
+@pytest.mark.parametrize("function", ["pp.normalize_total", "pp.log1p"])
+def test_lazy__normalising_keeps_x_lazy(function: str) -> None:
+    for case in CASES:
+        if case.function == function:
+            adata = case.run(lazy(case.start()))
+            assert isinstance(adata.X, RowBlocks)
+            assert isinstance(adata.layers["spare"], RowBlocks)
+
+
+# -- chunk ---------------------------------------------------------------------------------------
+
+
+@cases(argvalues=READING)
+@pytest.mark.parametrize("cut", CUTS)
+def test_chunk__how_rows_are_cut_does_not_matter(case: Case, cut: str) -> None:
+    got = case.run(lazy(case.start(), bounds=CUTS[cut]))
+    assert differences(got, expected(case), 0 if case.exact else RTOL) == []
+
+
+@cases(argvalues=READING)
+@pytest.mark.parametrize("kind", MEMORY)
+def test_chunk__memory_gives_the_same_and_stays_what_it_was(case: Case, kind: str) -> None:
+    adata = recast(case.start(), MEMORY[kind])
+    types = type(adata.X), type(adata.layers["spare"])
+    with dask.config.set({"sc-dask.block-bytes": 1000}):
+        got = case.run(adata)
+    assert (type(got.X), type(got.layers["spare"])) == types
+    assert differences(got, expected(case), RTOL) == []  # sums of dense rows are rounded in another order
+
+
+@cases(argvalues=READING)
+def test_chunk__lazy_dense_gives_the_same(case: Case) -> None:
+    got = case.run(lazy(recast(case.start(), MEMORY["ndarray"]), bounds=CUTS["ragged"]))
+    assert isinstance(got.X._meta, np.ndarray)
+    assert differences(got, expected(case), RTOL) == []
+
+
+@cases(argvalues=READING)
+def test_chunk__threads_give_the_same(case: Case) -> None:
+    with dask.config.set(scheduler="threads", num_workers=3):
+        got = case.run(lazy(case.start(), 7))
+        assert differences(got, expected(case), 0 if case.exact else RTOL) == []
+
+
+@pytest.fixture(scope="module")
+def pool() -> Iterator[ProcessPoolExecutor]:
+    with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
+        yield pool
+
+
+@cases(argvalues=READING)
+def test_chunk__processes_give_the_same(case: Case, pool: ProcessPoolExecutor) -> None:
+    with dask.config.set(scheduler="processes", pool=pool, num_workers=2), stage("law") as s:
+        got = case.run(lazy(case.start(), 3))
+        assert s.passes >= case.passes  # counted where it is read
+        assert differences(got, expected(case), 0 if case.exact else RTOL) == []
+
+
+@pytest.fixture(scope="module")
+def threads_client() -> Iterator[Any]:
+    from distributed import Client, LocalCluster
+
+    options = {"n_workers": 2, "threads_per_worker": 1, "dashboard_address": None}
+    with LocalCluster(processes=False, **options) as cluster, Client(cluster, set_as_default=False) as client:
+        yield client
+
+
+@cases(argvalues=READING)
+def test_chunk__a_distributed_client_gives_the_same(case: Case, threads_client: Any) -> None:
+    with threads_client.as_current(), dask.config.set(scheduler=threads_client):
+        got = case.run(lazy(case.start(), 5))
+        assert differences(got, expected(case), 0 if case.exact else RTOL) == []
+
+
+# -- slot ----------------------------------------------------------------------------------------
+
+
+def check_slot(slot: slots.Slot, value: Any, shape: tuple[int, ...] | None) -> None:
+    dims = {"n_obs": N_OBS, "n_vars": N_VARS}
+    if slot.dims:
+        names = slot.dims.split(" x ")
+        assert shape is not None and len(shape) == len(names)
+        assert all(n == dims.get(name, n) for n, name in zip(shape, names, strict=True))
+    if slot.dtype == "dict":
+        assert isinstance(value, dict) and all(isinstance(k, str) for k in value)
+    elif slot.dtype == "float":
+        assert value.dtype.kind == "f"
+    else:
+        assert str(value.dtype) == slot.dtype
+
+
+@cases(argvalues=CASES)
+def test_slot__writes_what_is_declared_and_nothing_else(case: Case) -> None:
+    adata = lazy(case.start(), bounds=CUTS["ragged"])
+    before = {k: leaves(v) for k, v in slots_of(adata).items()}
+    after = slots_of(case.run(adata))
+    changed = []
+    for key, value in after.items():
+        new = leaves(value)
+        old = before.pop(key, None)
+        if old is None or old.keys() != new.keys() or any(differ(new[p], old[p], 0) for p in new):
+            changed.append(key)
+    assert not before, f"went: {list(before)}"
+    declared = slots.of(case.function)
+    for attr, key in changed:
+        # the most special declaration counts: the one with the longest fixed text
+        matching = sorted((s for s in declared if s.matches(attr, key)), key=lambda s: len(s.key.replace("{}", "")))
+        assert matching, f"{attr}[{key!r}] is not declared"
+        check_slot(matching[-1], after[attr, key], getattr(after[attr, key], "shape", None))
+    assert changed
+
+
+def test_slot__every_declared_slot_is_written_by_some_case() -> None:
+    written = {(c.function, key) for c in CASES for key in slots_of(expected(c))}
+    idle = [
+        (s.writer, s.attr, s.key)
+        for s in slots.SLOTS
+        if s.writer in public() and not any(w == s.writer and s.matches(*key) for w, key in written)
+    ]
+    assert idle == []
+
+
+def test_slot__every_function_declares_its_slots() -> None:
+    assert {s.writer for s in slots.SLOTS} >= set(public())
+
+
+@cases(argvalues=[c for c in CASES if "copy" in inspect.signature(public()[c.function]).parameters])
+def test_slot__copy_leaves_the_original_alone(case: Case) -> None:
+    adata = lazy(case.start())
+    with dask.config.set(scheduler="synchronous"):
+        copied = public()[case.function](adata, copy=True, **case.kwargs)
+    assert differences(adata, case.start()) == []
+    assert differences(copied, expected(case)) == []
+
+
+# -- signature and docstring ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", public())
+def test_signature__has_scanpys_names_and_defaults(name: str) -> None:
+    import scanpy as sc
+
+    module, function = name.split(".")
+    ours = inspect.signature(public()[name]).parameters
+    theirs = inspect.signature(getattr(getattr(sc, module), function)).parameters
+    assert set(ours) - set(theirs) == OWN.get(name, set())
+    assert set(theirs) - set(ours) == ABSENT.get(name, set())
+    for key in set(ours) & set(theirs):
+        if type(theirs[key].default).__name__ == "Empty":  # "not given", which is not None
+            assert type(ours[key].default).__name__ == "_Unset"
+        else:
+            assert ours[key].default == theirs[key].default, key
+    positional = [
+        [k for k, p in parameters.items() if p.kind is p.POSITIONAL_OR_KEYWORD] for parameters in (ours, theirs)
+    ]
+    assert positional[0] == positional[1][: len(positional[0])]
+
+
+@pytest.mark.parametrize("name", public())
+def test_docstring__tells_parameters_writes_passes_memory_and_errors(name: str) -> None:
+    function = public()[name]
+    doc = inspect.getdoc(function) or ""
+    for section in ("Parameters", "Returns", "Writes", "Raises"):
+        assert re.search(rf"^{section}\n-+$", doc, re.M), section
+    assert re.search(r"^Passes: .*\d", doc, re.M)
+    assert re.search(r"\bMemory: ", doc)
+    summary = doc.split("\n\n")[0]
+    assert len(summary.splitlines()) == 1 and summary.endswith(".")
+    parameters = doc.split("Parameters\n")[1].split("\n\n")[0]
+    described = {n.strip() for line in re.findall(r"^(?=\S)(.+)$", parameters, re.M) for n in line.split(",")}
+    assert set(inspect.signature(function).parameters) <= described
