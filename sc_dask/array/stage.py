@@ -74,7 +74,10 @@ def _read_block(path: Path, dtype: np.dtype[Any], is_sparse: bool) -> Block:
 
 @dataclass(frozen=True, eq=False)
 class StagedSource:
-    """Row blocks in the files of a folder; block i holds rows ``bounds[i]:bounds[i + 1]``."""
+    """Row blocks in the files of a folder; block i holds rows ``bounds[i]:bounds[i + 1]``.
+
+    Its bytes are metered, its rows are not: X itself is not read again.
+    """
 
     folder: str
     bounds: np.ndarray
@@ -91,7 +94,6 @@ class StagedSource:
             lo, hi = max(start - int(self.bounds[i]), 0), min(stop, int(self.bounds[i + 1])) - int(self.bounds[i])
             pieces.append(block if (lo, hi) == (0, block.shape[0]) else block[lo:hi])
             i += 1
-        METER.add(rows=stop - start)
         if len(pieces) == 1:
             return pieces[0]
         return sp.vstack(pieces, format="csr") if self.is_sparse else np.concatenate(pieces)

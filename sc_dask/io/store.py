@@ -33,8 +33,15 @@ Kind = Literal["zarr", "h5ad", "10x-h5", "10x-mtx", "loom", "csv", "tsv", "mtx"]
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Silence zarr's remark that record arrays (scanpy's marker tables) have no zarr v3 specification yet."""
-    with warnings.catch_warnings():
+    """Write elements as they are asked for, without remarks.
+
+    AnnData never chooses shards by itself inside, and zarr does not remark that record arrays (scanpy's
+    marker tables) have no v3 specification yet.
+    """
+    import anndata
+
+    sharding = {"auto_shard_zarr_v3": False} if hasattr(anndata.settings, "auto_shard_zarr_v3") else {}
+    with warnings.catch_warnings(), anndata.settings.override(**sharding):
         warnings.filterwarnings("ignore", "The data type .* does not have a Zarr V3 specification")
         warnings.filterwarnings("ignore", "Consolidated metadata is currently not part")
         yield

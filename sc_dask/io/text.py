@@ -354,6 +354,7 @@ def _table_chunks(f: Any, head: TableHead, delimiter: str | None, location: Loca
     dtype: dict[Any, Any] = dict.fromkeys(range(head.n_fields), np.float64)
     if head.has_row_names:
         dtype[0] = str
+    keep: dict[Any, list[str]] = {i: [] for i in range(head.n_fields)}  # nothing is taken for a missing value
     try:
         yield from pd.read_csv(
             f,
@@ -363,7 +364,7 @@ def _table_chunks(f: Any, head: TableHead, delimiter: str | None, location: Loca
             index_col=False,
             dtype=dtype,
             keep_default_na=False,
-            na_values={i: [] for i in range(head.n_fields)},
+            na_values=keep,
             chunksize=max(1, TABLE_BYTES // (8 * head.n_fields)),
             float_precision="round_trip",
             low_memory=False,

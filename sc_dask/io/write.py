@@ -201,7 +201,9 @@ def write_element(root: zarr.Group, path: str, value: Any) -> None:
     ):
         try:
             write_dispatched(group, key, value, callback=_with_chunks)
-        except (TypeError, ValueError, NotImplementedError, RuntimeError) as e:
+        except OSError:
+            raise
+        except Exception as e:  # anndata raises many kinds
             reason = str(e).splitlines()[0] if str(e) else type(e).__name__
             raise InputError(
                 f"{path} cannot be stored: {reason}", "something that AnnData's spec can hold", "change or remove it"

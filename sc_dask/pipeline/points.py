@@ -46,7 +46,8 @@ def draw(ax: Axes, xy: np.ndarray, codes: np.ndarray, palette: np.ndarray) -> No
         order = np.random.default_rng(0).permutation(len(xy))
         size = float(np.clip(30_000 / max(1, len(xy)), 0.8, 25))  # square points
         alpha = 0.9 if len(xy) < 20_000 else 0.7
-        ax.scatter(*xy[order].T, c=palette[codes[order]], s=size, alpha=alpha, linewidths=0, zorder=2)
+        x, y = xy[order].T
+        ax.scatter(x, y, c=palette[codes[order]], s=size, alpha=alpha, linewidths=0, zorder=2)
         return
     from matplotlib.image import AxesImage
 
@@ -58,7 +59,7 @@ def draw(ax: Axes, xy: np.ndarray, codes: np.ndarray, palette: np.ndarray) -> No
 
 def raster(ax: Axes, xy: np.ndarray, codes: np.ndarray, palette: np.ndarray) -> np.ndarray:
     """Return the picture of the points (n_rows, n_cols, 4) uint8 that fills the axes, lowest row first."""
-    ax.figure.draw_without_rendering()  # only a layout that has been made knows how many pixels the axes have
+    _lay_out(ax)
     box = ax.get_window_extent()
     width, height = max(1, round(box.width)), max(1, round(box.height))
     counts = np.zeros(width * height)
@@ -83,6 +84,12 @@ def raster(ax: Axes, xy: np.ndarray, codes: np.ndarray, palette: np.ndarray) -> 
     out[filled, :3] = (colours[:, filled] / counts[filled]).T
     out[filled, 3] = 0.5 + 0.5 * np.minimum(1.0, depth / full)
     return np.rint(out * 255).astype(np.uint8).reshape(height, width, 4)
+
+
+def _lay_out(ax: Axes) -> None:
+    """Make the layout: from then on the axes and their texts know their size in pixels."""
+    figure: Any = ax.figure
+    figure.draw_without_rendering()
 
 
 def _spread(plane: np.ndarray) -> np.ndarray:
@@ -113,8 +120,10 @@ def name(ax: Axes, xy: np.ndarray, codes: np.ndarray, names: Sequence[str]) -> N
     fontsize = 10 if len(used) <= 30 else 7
     style: dict[str, Any] = {"fontsize": fontsize, "fontweight": "bold", "ha": "center", "va": "center", "zorder": 4}
     outline = [withStroke(linewidth=2.5, foreground="white")]
-    texts = [ax.text(*at, names[i], path_effects=outline, **style) for at, i in zip(middles, used, strict=True)]
-    ax.figure.draw_without_rendering()  # sizes in pixels are known from now on
+    texts = [
+        ax.text(x, y, names[int(i)], path_effects=outline, **style) for (x, y), i in zip(middles, used, strict=True)
+    ]
+    _lay_out(ax)
     boxes = [text.get_window_extent() for text in texts]
     sizes = np.asarray([(box.width, box.height) for box in boxes]) + 2
     moved = apart(ax.transData.transform(middles), sizes)

@@ -69,7 +69,7 @@ def connected() -> ad.AnnData:
     return adata
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Case:
     """One call of a public function and what it promises.
 

@@ -1,0 +1,141 @@
+"""The merge law: every Reduction gives the same for any split of the rows and any order of merging."""
+
+from __future__ import annotations
+
+import copy
+import pkgutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
+
+import numpy as np
+import pytest
+import scipy.sparse as sp
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import sc_dask.array
+from sc_dask.array import hvg, normalize, pca, qc
+from sc_dask.array.blocks import Reduction
+from sc_dask.testing import count_matrices, row_bounds
+
+RTOL = 1e-9
+N_GROUPS = 3
+
+
+@dataclass(frozen=True)
+class Merge:
+    """A Reduction with its row vectors and constants for a matrix; ``scans`` if a block gives rows too."""
+
+    reduction: Reduction[Any, Any]
+    rows: Callable[[Any], tuple[np.ndarray, ...]] = lambda x: ()
+    const: Callable[[Any], dict[str, Any]] = lambda x: {}
+    scans: bool = False
+
+
+def groups(x: Any) -> tuple[np.ndarray, ...]:
+    return ((np.arange(x.shape[0]) * 7 % (N_GROUPS + 1) - 1).astype(np.int32),)  # -1: in no group
+
+
+def basis(x: Any) -> np.ndarray:
+    return np.random.default_rng(0).normal(size=(x.shape[1], 2))
+
+
+MERGES = {
+    "qc.GENES": Merge(qc.GENES),
+    "qc.CELLS_AND_GENES": Merge(
+        qc.CELLS_AND_GENES,
+        const=lambda x: {"qc_masks": np.arange(x.shape[1])[None, :] % 2 == 0, "percent_top": (1,)},
+        scans=True,
+    ),
+    "hvg.MOMENTS": Merge(hvg.MOMENTS, groups, lambda x: {"n_groups": N_GROUPS}),
+    "hvg.CLIPPED": Merge(hvg.CLIPPED, groups, lambda x: {"clip": np.full((N_GROUPS, x.shape[1]), 2.5)}),
+    "pca.GRAM": Merge(pca.GRAM, const=lambda x: {"dtype": np.float64}),
+    "pca.TIMES_GRAM": Merge(pca.TIMES_GRAM, const=lambda x: {"basis": basis(x)}),
+    "pca.SCORES": Merge(
+        pca.SCORES, const=lambda x: {"basis": basis(x), "offset": np.array([1.0, -2.0])}, scans=True
+    ),
+    "normalize.ANY_CELL": Merge(
+        normalize.ANY_CELL, lambda x: (np.asarray(x.sum(axis=1)).ravel(),), lambda x: {"max_fraction": 0.4}
+    ),
+}
+SEQUENTIAL = {"pca.FOLD"}  # never merged: blocks come in their order
+
+
+def flat(state: Any) -> list[np.ndarray]:
+    if hasattr(state, "__dataclass_fields__"):
+        state = tuple(vars(state).values())
+    if isinstance(state, tuple):
+        return [leaf for part in state for leaf in flat(part)]
+    return [np.asarray(state)]
+
+
+def assert_same(a: Any, b: Any) -> None:
+    for left, right in zip(flat(a), flat(b), strict=True):
+        scale = float(np.abs(right[np.isfinite(right)]).max(initial=0)) if right.dtype.kind == "f" else 0.0
+        np.testing.assert_allclose(left, right, rtol=RTOL, atol=RTOL * scale)
+
+
+def test_merge__knows_every_reduction() -> None:
+    found = {
+        f"{module.name}.{name}"
+        for module in pkgutil.iter_modules(sc_dask.array.__path__)
+        for name, value in vars(import_module(f"sc_dask.array.{module.name}")).items()
+        if isinstance(value, Reduction)
+    }
+    assert found == set(MERGES) | SEQUENTIAL
+
+
+@pytest.mark.parametrize("dense", [False, True], ids=["sparse", "dense"])
+@pytest.mark.parametrize("name", MERGES)
+@settings(max_examples=40, deadline=None)
+@given(data=st.data())
+def test_merge__any_split_and_order_gives_the_whole(name: str, dense: bool, data: st.DataObject) -> None:
+    m = MERGES[name]
+    csr = data.draw(count_matrices())
+    x = csr.toarray() if dense else csr
+    vectors, const = m.rows(csr), m.const(csr)
+    bounds = data.draw(row_bounds(x.shape[0]))
+    parts = []
+    for lo, hi in zip(bounds[:-1], bounds[1:], strict=True):
+        block = x[lo:hi] if dense else canonical(x[lo:hi])
+        parts.append((block, tuple(v[lo:hi] for v in vectors)))
+    per_row, states = [], []
+    for block, rows in parts:
+        found = m.reduction.block(block, *rows, **const)
+        if m.scans:
+            per_row.append(found[0])
+            found = found[1]
+        states.append(found)
+    whole = m.reduction.block(x, *vectors, **const)
+    if m.scans:
+        for i, leaf in enumerate(flat(whole[0])):
+            np.testing.assert_allclose(np.concatenate([flat(p)[i] for p in per_row]), leaf, rtol=RTOL, atol=1e-300)
+        whole = whole[1]
+    before = copy.deepcopy(states)
+    originals = list(states)
+    while len(states) > 1:  # any tree
+        i = data.draw(st.integers(0, len(states) - 2))
+        states[i : i + 2] = [m.reduction.merge(states[i], states[i + 1])]
+    assert_same(m.reduction.finalize(states[0]), m.reduction.finalize(whole))
+    for kept, now in zip(before, originals, strict=True):
+        assert all(np.array_equal(a, b, equal_nan=a.dtype.kind == "f") for a, b in zip(flat(kept), flat(now)))
+
+    shuffled = data.draw(st.permutations(originals))  # lanes do not end in the order of the rows
+    state = shuffled[0]
+    for other in shuffled[1:]:
+        state = m.reduction.merge(state, other)
+    assert_same(m.reduction.finalize(state), m.reduction.finalize(whole))
+
+    if m.reduction.update is not None:
+        state = originals[0]
+        for block, rows in parts[1:]:
+            state = m.reduction.update(state, block, *rows, **const)
+        assert_same(m.reduction.finalize(state), m.reduction.finalize(whole))
+
+
+def canonical(block: Any) -> Any:
+    out = sp.csr_matrix(block)
+    out.indices, out.indptr = out.indices.astype(np.int32), out.indptr.astype(np.int32)
+    return out
