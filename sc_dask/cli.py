@@ -86,7 +86,9 @@ def _settings(path: str | None) -> Any:
     except yaml.YAMLError as err:
         raise InputError(f"{path} is not YAML: {' '.join(str(err).split())}", "sections with options") from err
     if given is not None and not isinstance(given, dict):
-        raise InputError(f"{path} holds a {type(given).__name__}", "sections with options, for instance 'pca: {n_comps: 30}'")
+        raise InputError(
+            f"{path} holds a {type(given).__name__}", "sections with options, for instance 'pca: {n_comps: 30}'"
+        )
     return Settings.of(given)
 
 
@@ -180,10 +182,15 @@ def plan(
         )  # fmt: skip
     made = make_plan(facts, settings, memory)
     if as_json:
-        click.echo(json.dumps({"stages": as_table(made), "block_bytes": made.block_bytes, "peak_bytes": made.peak_bytes}))
+        click.echo(
+            json.dumps({"stages": as_table(made), "block_bytes": made.block_bytes, "peak_bytes": made.peak_bytes})
+        )
         return
     click.echo(f"{facts.url}: {facts.shape[0]:,} cells x {facts.shape[1]:,} genes, {facts.n_nonzeros:,} stored values")
-    click.echo(f"{made.n_threads} threads, blocks of {_size(made.block_bytes)}" + (f", budget {_size(memory)}" if memory else ""))
+    click.echo(
+        f"{made.n_threads} threads, blocks of {_size(made.block_bytes)}"
+        + (f", budget {_size(memory)}" if memory else "")
+    )
     click.echo(f"{'stage':<11}{'passes':>7}{'read':>11}{'tasks':>8}{'peak memory':>13}")
     for st in made.stages:
         click.echo(f"{st.name:<11}{st.passes:>7}{_size(st.bytes_read):>11}{st.tasks:>8}{_size(st.peak_bytes):>13}")
@@ -208,7 +215,13 @@ def info(source: str, as_json: bool, storage_options: dict[str, Any] | None) -> 
         return
     for key, value in facts.items():
         if value is not None:
-            shown = f"{value:,}" if isinstance(value, int) else " x ".join(f"{v:,}" for v in value) if isinstance(value, tuple) else value
+            shown = (
+                f"{value:,}"
+                if isinstance(value, int)
+                else " x ".join(f"{v:,}" for v in value)
+                if isinstance(value, tuple)
+                else value
+            )
             click.echo(f"{key:<13}{shown}")
 
 
@@ -248,7 +261,9 @@ def demo(out: str, memory: int | None) -> None:
 
     source, what = datasets.demo_source(Path(out).parent)
     click.echo(what)
-    settings = Settings.of(_DEMO_SETTINGS) if what.startswith("input: PBMC3k") else Settings.of({"neighbors": {"n_pcs": 30}})
+    settings = (
+        Settings.of(_DEMO_SETTINGS) if what.startswith("input: PBMC3k") else Settings.of({"neighbors": {"n_pcs": 30}})
+    )
     _run(str(source), out, settings, memory, overwrite=True)
 
 

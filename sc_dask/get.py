@@ -77,7 +77,9 @@ def var_mask(adata: AnnData, mask_var: np.ndarray | str | None) -> np.ndarray | 
     if isinstance(mask_var, str):
         if mask_var not in adata.var:
             raise MissingKeyError(
-                f"no column {mask_var!r} in adata.var", f"one of: {_listed(adata.var)}", "pp.highly_variable_genes(adata)"
+                f"no column {mask_var!r} in adata.var",
+                f"one of: {_listed(adata.var)}",
+                "pp.highly_variable_genes(adata)",
             )
         mask_var = adata.var[mask_var].to_numpy()
     mask = np.asarray(mask_var)
@@ -120,16 +122,17 @@ def batches(adata: AnnData, batch_key: str | None) -> tuple[np.ndarray | None, l
 def embedding(adata: AnnData, use_rep: str | None = None, n_pcs: int | None = None) -> np.ndarray:
     """Return the coordinates of the cells (n_obs, n_dims) that graph functions work on.
 
-    As scanpy chooses: ``use_rep`` if given (``"X"`` is X itself), else ``X_pca`` if there, else X when
-    it has at most 50 genes.
+    As scanpy chooses: ``use_rep`` if given (``"X"`` is X itself); X with ``n_pcs=0`` or with at most 50 genes; else ``X_pca``.
     """
-    if use_rep is None and "X_pca" in adata.obsm:
-        use_rep = "X_pca"
-    if use_rep == "X" or (use_rep is None and (n_pcs == 0 or adata.n_vars <= 50)):
+    if use_rep is None and (n_pcs == 0 or adata.n_vars <= 50):
+        use_rep = "X"
+    if use_rep == "X":
         dense = collect_rows(to_dense, matrix(adata), dtype=np.float32)
         return np.asarray(run.compute(dense))
     if use_rep is None:
-        raise MissingKeyError("no X_pca in adata.obsm", "principal components", "pp.pca(adata)")
+        use_rep = "X_pca"
+        if use_rep not in adata.obsm:
+            raise MissingKeyError("no X_pca in adata.obsm", "principal components", "pp.pca(adata)")
     if use_rep not in adata.obsm:
         raise MissingKeyError(f"no {use_rep!r} in adata.obsm", f"one of: {_listed(adata.obsm)}", "pp.pca(adata)")
     x = np.asarray(adata.obsm[use_rep])

@@ -91,7 +91,9 @@ SLOTS: tuple[Slot, ...] = (
     Slot("uns", "umap", "", "dict", "tl.umap", "params a and b"),
     Slot("obsm", "{}", "n_obs x n_components", "float32", "tl.umap", "the same, under key_added"),
     Slot("uns", "{}", "", "dict", "tl.umap", "the same, under key_added"),
-    Slot("uns", "{}", "", "dict", "tl.rank_genes_groups", "names, scores, pvals, pvals_adj, logfoldchanges, pts, params"),
+    Slot(
+        "uns", "{}", "", "dict", "tl.rank_genes_groups", "names, scores, pvals, pvals_adj, logfoldchanges, pts, params"
+    ),
 )
 
 

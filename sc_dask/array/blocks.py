@@ -313,7 +313,9 @@ def canonical_whole(csr: Any) -> sp.csr_matrix:
 
 def _from_dask(x: da.Array) -> RowBlocks:
     if x.ndim != 2 or any(np.isnan(c) for chunks in x.chunks for c in chunks):
-        raise InputError(f"a Dask array of shape {x.shape}", "two dimensions and known chunk sizes", "x.compute_chunk_sizes()")
+        raise InputError(
+            f"a Dask array of shape {x.shape}", "two dimensions and known chunk sizes", "x.compute_chunk_sizes()"
+        )
     if len(x.chunks[1]) > 1:
         x = x.rechunk({1: -1})
     if sp.issparse(x._meta):

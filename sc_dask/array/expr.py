@@ -185,16 +185,12 @@ class Expr:
 
     def plan(self) -> Plan:
         """Return what all blocks share."""
-        kernels = tuple(
-            (s.kernel, dict(s.const), tuple((r.kernel, r.const) for r in s.rows)) for s in self.steps
-        )
+        kernels = tuple((s.kernel, dict(s.const), tuple((r.kernel, r.const) for r in s.rows)) for s in self.steps)
         return Plan(self.source, kernels)
 
     def args(self, start: int, stop: int) -> BlockArgs:
         """Return what the task for rows ``start:stop`` of the result needs."""
-        vectors = tuple(
-            tuple(None if (v := r.values) is None else v[start:stop] for r in s.rows) for s in self.steps
-        )
+        vectors = tuple(tuple(None if (v := r.values) is None else v[start:stop] for r in s.rows) for s in self.steps)
         if self.rows is None or start == stop:
             return BlockArgs(start, stop, None, vectors)
         picked = self.rows[start:stop]

@@ -94,7 +94,7 @@ TIMES_GRAM = Reduction(_times_gram, _add)
 
 def _scores_and_squares(block: Block, *, basis: np.ndarray, offset: np.ndarray) -> tuple[np.ndarray, Any]:
     scores = project(block, basis, offset, np.float64)
-    squares = block.multiply(block).sum() if sp.issparse(block) else np.square(block, dtype=np.float64).sum()
+    squares = np.square(block.data if sp.issparse(block) else block, dtype=np.float64).sum()
     return scores, (scores.T @ scores, float(squares))
 
 
@@ -167,7 +167,9 @@ def incremental(x: RowBlocks, n_comps: int, *, chunk_size: int = 1000, dtype: An
     state = inc.finish(run.compute(lazy, label="fold"), n_comps)
     components, variance, total = inc.components(state)
     components = _signed(components)
-    return PCA(_scores(staged, components, state.mean @ components.T, dtype), components, variance, _ratio(variance, total))
+    return PCA(
+        _scores(staged, components, state.mean @ components.T, dtype), components, variance, _ratio(variance, total)
+    )
 
 
 SOLVERS: dict[str, Callable[..., PCA]] = {"gram": exact, "randomized": randomized, "incremental": incremental}

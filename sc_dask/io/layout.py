@@ -95,7 +95,7 @@ def dense_layout(shape: tuple[int, int], dtype: Any, shard_bytes: int = SHARD_BY
     """Choose shards of ``shard_bytes`` of whole rows for a dense matrix; at least one row each."""
     n_obs, n_vars = _pair(shape)
     row_bytes = max(1, n_vars * np.dtype(dtype).itemsize)
-    chunk = max(1, min(CHUNK_BYTES // row_bytes, n_obs))
+    chunk = max(1, min(min(CHUNK_BYTES, shard_bytes) // row_bytes, n_obs))
     shard = chunk * max(1, min(shard_bytes // (chunk * row_bytes), -(-n_obs // chunk)))
     return DenseLayout((n_obs, n_vars), np.dtype(dtype).name, shard, chunk)
 

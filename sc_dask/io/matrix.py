@@ -133,8 +133,12 @@ def put_sparse_shard(task: ShardTask, shared: tuple[Plan, Target]) -> float | in
     layout = target.layout
     assert isinstance(layout, SparseLayout)
     group = _open(target)
-    if target.resume and all(is_stored(group[name], task.shard) for name in ("data", "indices")):
-        return None
+    if target.resume:
+        arrays = [group[name] for name in ("data", "indices")]
+        if all(is_stored(array, task.shard) for array in arrays):
+            return None
+        for array in arrays:
+            forget(array, task.shard)
     lo, hi = layout.span(task.shard)
     data, indices = np.empty(hi - lo, layout.dtype), np.empty(hi - lo, np.int32)
     at = task.first
@@ -156,8 +160,10 @@ def put_dense_shard(task: ShardTask, shared: tuple[Plan, Target]) -> float | int
     layout = target.layout
     assert isinstance(layout, DenseLayout)
     array = _open(target)
-    if target.resume and is_stored(array, task.shard):
-        return None
+    if target.resume:
+        if is_stored(array, task.shard):
+            return None
+        forget(array, task.shard)
     lo, hi = layout.span(task.shard)
     rows = np.empty((hi - lo, layout.shape[1]), layout.dtype)
     at = 0
@@ -173,8 +179,7 @@ def is_stored(array: zarr.Array[Any], shard: int) -> bool:
     """Return whether a shard is there and whole: it exists, and its index and last chunk pass their checksums."""
     from zarr.core.sync import sync
 
-    key = f"{array.path}/{disk.chunk_key(array, (shard, *([0] * (array.ndim - 1))))}"
-    if not sync(array.store.exists(key)):
+    if not sync(array.store.exists(_key(array, shard))):
         return False
     last = min(array.shape[0], (shard + 1) * (array.shards or array.chunks)[0]) - 1
     try:
@@ -182,6 +187,18 @@ def is_stored(array: zarr.Array[Any], shard: int) -> bool:
     except (ValueError, RuntimeError, OSError, EOFError):
         return False
     return True
+
+
+def forget(array: zarr.Array[Any], shard: int) -> None:
+    """Remove a shard that may be torn: zarr reads what is there before it writes, and would stumble over it."""
+    from zarr.core.sync import sync
+
+    if sync(array.store.exists(_key(array, shard))):
+        sync(array.store.delete(_key(array, shard)))
+
+
+def _key(array: zarr.Array[Any], shard: int) -> str:
+    return f"{array.path}/{disk.chunk_key(array, (shard, *([0] * (array.ndim - 1))))}"
 
 
 # -- a matrix ------------------------------------------------------------------------------------

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -112,6 +112,11 @@ def _numbers(table: pd.DataFrame, key: str) -> np.ndarray | None:
     return None if np.isnan(values).all() else values
 
 
+def _uns(adata: AnnData, key: str) -> dict[str, Any]:
+    found = adata.uns.get(key)
+    return dict(found) if isinstance(found, Mapping) else {}
+
+
 def _qc(adata: AnnData) -> list[tuple[str, bool, np.ndarray]]:
     found = [(label, log, _numbers(adata.obs, key)) for key, label, log in QC_COLUMNS]
     return [(label, log, values) for label, log, values in found if values is not None]
@@ -125,7 +130,7 @@ def _log(ax: Axes, which: str, values: np.ndarray) -> None:
     axis = getattr(ax, f"{which}axis")
     many = values.max() / values.min() > 2000
     axis.set_major_locator(LogLocator(10, subs=(1.0,) if many else (1.0, 2.0, 5.0), numticks=20))
-    axis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:,.0f}" if v >= 1 else f"{v:g}"))
+    axis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:,.0f}" if v >= 100 else f"{v:g}"))
     axis.set_minor_locator(NullLocator())
 
 
@@ -204,7 +209,7 @@ def _qc_scatter(adata: AnnData, _: str) -> Figure | None:
 
 
 def _hvg_scatter(adata: AnnData, _: str) -> Figure | None:
-    flavor = adata.uns["hvg"].get("flavor") if "hvg" in adata.uns else None
+    flavor = _uns(adata, "hvg").get("flavor")
     curve = "variances_norm" in adata.var and (flavor is None or str(flavor).startswith("seurat_v3"))
     y_name = "variance" if curve else "dispersion"
     means = _numbers(adata.var, "means")
@@ -239,7 +244,7 @@ def _hvg_scatter(adata: AnnData, _: str) -> Figure | None:
 
 
 def _pca_variance_ratio(adata: AnnData, _: str) -> Figure | None:
-    found = adata.uns["pca"].get("variance_ratio") if "pca" in adata.uns else None
+    found = _uns(adata, "pca").get("variance_ratio")
     ratio = np.zeros(0) if found is None else np.asarray(found, float).ravel()
     if not len(ratio) or not np.isfinite(ratio).all():
         return None
@@ -396,8 +401,8 @@ def _coloured(ax: Axes, values: np.ndarray, label: str = "") -> tuple[np.ndarray
 
 
 def _markers_dotplot(adata: AnnData, _: str) -> Figure | None:
-    found = adata.uns.get("rank_genes_groups")
-    if not isinstance(found, dict) or "names" not in found or "logfoldchanges" not in found:
+    found = _uns(adata, "rank_genes_groups")
+    if "names" not in found or "logfoldchanges" not in found:
         return None
     groups = list(found["names"].dtype.names)
     per_group = 3 if len(groups) <= 20 else 2 if len(groups) <= 40 else 1
@@ -435,7 +440,7 @@ def _dots(groups: list[str], genes: list[str], change: np.ndarray, share: np.nda
     ax.set_yticks(range(len(groups)), groups)
     ax.grid(color="#eeeeee", linewidth=0.6)
     ax.set_axisbelow(True)
-    bar = figure.colorbar(dots, ax=ax, extend="both", shrink=0.9, aspect=18, pad=0.01, label="log2 fold change")
+    bar = figure.colorbar(dots, ax=ax, extend="both", extendfrac=0.03, aspect=18, pad=0.01, label="log2 fold change")
     bar.outline.set_visible(False)
     if share is not None:
         shown = [ax.scatter([], [], full * s, _GREY, label=f"{100 * s:.0f} %", **edge) for s in (0.25, 0.5, 1.0)]

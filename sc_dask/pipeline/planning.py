@@ -67,7 +67,9 @@ def _stages(
     table = 20 * cells  # obs with its names and QC columns
     scores = n_obs * comps * 4
     edges = n_obs * k * 2
-    gram = 8 * p * p * (threads + 3) + threads * 2048 * p * 8 if s.pca.svd_solver == "gram" else 8 * p * (comps + 20) * 4
+    gram = (
+        8 * p * p * (threads + 3) + threads * 2048 * p * 8 if s.pca.svd_solver == "gram" else 8 * p * (comps + 20) * 4
+    )
     filtered = s.filter.min_cells is not None
     curve = s.hvg.flavor.startswith("seurat_v3")
     rows: list[tuple[str, int, int]] = [
@@ -124,7 +126,13 @@ def plan(info: Info, settings: Settings, memory: int | None = None) -> RunPlan:
         f"stage {worst.name} needs {worst.peak_bytes / 2**30:.2f} GiB with the smallest blocks",
         f"at most {memory / 2**30:.2f} GiB",
         f"--memory {int(worst.peak_bytes / 2**30 * 10 + 1.5) / 10:.1f}GiB, or fewer threads (DASK_NUM_WORKERS=1)"
-        + (", or write.x: none" if worst.name == "write" else ", or fewer genes (hvg.n_top_genes)" if worst.name == "pca" else ""),
+        + (
+            ", or write.x: none"
+            if worst.name == "write"
+            else ", or fewer genes (hvg.n_top_genes)"
+            if worst.name == "pca"
+            else ""
+        ),
     )
 
 

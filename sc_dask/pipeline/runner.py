@@ -200,7 +200,9 @@ def _check_input(adata: AnnData, job: _Run) -> None:
     if chosen.layer is not None or chosen.use_raw:
         x = get.matrix(adata, chosen.layer, use_raw=chosen.use_raw)
         if x.shape != adata.shape:
-            raise InputError(f"raw X has {x.shape[1]} genes and X {adata.n_vars}", "equal numbers", "write raw as its own file")
+            raise InputError(
+                f"raw X has {x.shape[1]} genes and X {adata.n_vars}", "equal numbers", "write raw as its own file"
+            )
         slots.write(adata, {("X", ""): x})
     if adata.X is None:
         raise InputError(f"{job.source} has no X", "a count matrix in X", "input.layer or input.use_raw")
@@ -261,4 +263,3 @@ def _total(stages: list[dict[str, Any]], seconds: float) -> dict[str, Any]:
         "bytes_read": sum(s["bytes_read"] for s in stages),
         "peak_rss_bytes": max(s["peak_rss_bytes"] for s in stages),
     }
-

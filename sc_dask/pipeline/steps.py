@@ -75,7 +75,9 @@ def filter_cells_and_genes(adata: AnnData, s: Settings) -> None:
         if bound is not None:
             keep &= adata.obs[column].to_numpy() <= bound
     if not keep.any():
-        raise InputError("filter.max_* keep none of the cells", "bounds that keep some", "look at figures/ and loosen them")
+        raise InputError(
+            "filter.max_* keep none of the cells", "bounds that keep some", "look at figures/ and loosen them"
+        )
     if not keep.all():
         slots.subset(adata, "obs", keep)
 
@@ -128,7 +130,13 @@ def markers(adata: AnnData, s: Settings) -> None:
         logger.warning("one cluster: no markers")
         return
     tl.rank_genes_groups(
-        adata, "leiden", groups=groups, method=s.markers.method, n_genes=s.markers.n_genes, pts=s.markers.pts, use_raw=False
+        adata,
+        "leiden",
+        groups=groups,
+        method=s.markers.method,
+        n_genes=s.markers.n_genes,
+        pts=s.markers.pts,
+        use_raw=False,
     )
 
 
@@ -154,5 +162,3 @@ def finish(adata: AnnData, s: Settings) -> None:
         slots.drop(adata, "uns", "log1p")
     if s.write.x == "none":
         slots.drop(adata, "X", "")
-
-

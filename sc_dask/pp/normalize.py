@@ -111,13 +111,13 @@ def _median(totals: np.ndarray, is_sparse: bool) -> float:
         totals = totals[totals > 0]
     median = float(np.median(totals)) if len(totals) else 0.0
     if not median > 0:
-        raise InputError("the median of the cells' sums is 0", "cells with counts", "pp.filter_cells(adata, min_counts=1)")
+        raise InputError(
+            "the median of the cells' sums is 0", "cells with counts", "pp.filter_cells(adata, min_counts=1)"
+        )
     return median
 
 
-def log1p(
-    data: AnnData, *, base: float | None = None, copy: bool = False, layer: str | None = None
-) -> AnnData | None:
+def log1p(data: AnnData, *, base: float | None = None, copy: bool = False, layer: str | None = None) -> AnnData | None:
     """Take log(1 + X), natural or to a base.
 
     Parameters

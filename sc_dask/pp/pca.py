@@ -60,7 +60,7 @@ def pca(
     chunked, chunk_size
         scanpy's words for ``incremental`` and its tile of cells (1,000 if None).
     random_state
-        Seed of ``randomized``; the others draw nothing.
+        Seed of ``randomized``; the others draw nothing and give the same for every seed.
     mask_var
         Genes to use: a boolean array, a column of var, or None for all; by default ``highly_variable`` if there.
     dtype
@@ -87,7 +87,7 @@ def pca(
     InputError
         ``n_comps`` is more than there are cells or genes, or an option does not apply to the solver.
     """
-    solver = _solver(svd_solver, chunked, chunk_size, random_state, zero_center)
+    solver = _solver(svd_solver, chunked, chunk_size, zero_center)
     adata = data.copy() if copy else data
     if isinstance(mask_var, _Unset):
         mask_var = "highly_variable" if "highly_variable" in adata.var else None
@@ -121,9 +121,7 @@ def pca(
     return adata if copy else None
 
 
-def _solver(
-    svd_solver: str | None, chunked: bool, chunk_size: int | None, random_state: int, zero_center: bool
-) -> str:
+def _solver(svd_solver: str | None, chunked: bool, chunk_size: int | None, zero_center: bool) -> str:
     name = svd_solver or ("incremental" if chunked else "gram")
     name = "gram" if name in _EXACT else name
     if name not in solvers.SOLVERS:
@@ -132,8 +130,6 @@ def _solver(
         raise InputError(f"chunked=True with svd_solver={svd_solver!r}", "svd_solver='incremental' or None")
     if chunk_size is not None and name != "incremental":
         raise InputError(f"chunk_size={chunk_size} with svd_solver={name!r}", "svd_solver='incremental'")
-    if random_state != 0 and name != "randomized":
-        raise InputError(f"random_state={random_state} with svd_solver={name!r}", "0: this solver draws nothing")
     if name == "incremental" and not zero_center:
         raise InputError("zero_center=False with svd_solver='incremental'", "'gram' or 'randomized'")
     return name
@@ -150,5 +146,3 @@ def _checked_n_comps(n_comps: int | None, shape: tuple[int, int]) -> int:
             "choose fewer components or keep more genes and cells",
         )
     return n_comps
-
-

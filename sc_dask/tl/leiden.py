@@ -169,4 +169,4 @@ def _renamed(
 def _categorical(groups: NDArray[Any]) -> pd.Categorical:
     from natsort import natsorted
 
-    return pd.Categorical(groups, categories=natsorted(np.unique(groups)))
+    return pd.Categorical(groups, categories=natsorted(map(str, np.unique(groups))))

@@ -140,9 +140,13 @@ def _groups(
     sizes = np.bincount(cat.codes[cat.codes >= 0], minlength=len(names))
     small = [names[g] for g in {*tested, *([] if ref is None else [ref])} if sizes[g] < 2]
     if small:
-        raise InputError(f"groups of fewer than two cells: {', '.join(small)}", "at least two cells", "leave them out of groups")
+        raise InputError(
+            f"groups of fewer than two cells: {', '.join(small)}", "at least two cells", "leave them out of groups"
+        )
     if not tested or (ref is None and len(cat) - sizes[tested[0]] < 1):
-        raise InputError(f"nothing to compare: obs[{groupby!r}] has the groups {', '.join(names)}", "at least two groups")
+        raise InputError(
+            f"nothing to compare: obs[{groupby!r}] has the groups {', '.join(names)}", "at least two groups"
+        )
     return names, np.where(cat.codes < 0, len(names), cat.codes).astype(np.int32), tested, ref
 
 

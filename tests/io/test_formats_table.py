@@ -75,7 +75,11 @@ def other_cases(formats: Path, tmp: Path) -> list[tuple[Path, dict[str, Any], Or
         (ids, {}, partial(sc.read_10x_mtx, gzipped_copy(ids, tmp / "ids"))),
         (cr3, {}, partial(sc.read_10x_mtx, cr3)),
         (cr3, {"gex_only": False}, partial(sc.read_10x_mtx, cr3, gex_only=False)),
-        (tenx / "3.0.0/filtered_feature_bc_matrix.h5", {}, partial(sc.read_10x_h5, tenx / "3.0.0/filtered_feature_bc_matrix.h5")),
+        (
+            tenx / "3.0.0/filtered_feature_bc_matrix.h5",
+            {},
+            partial(sc.read_10x_h5, tenx / "3.0.0/filtered_feature_bc_matrix.h5"),
+        ),
     ]
     for genome in ("hg19_chr21", "another_genome"):
         path = tenx / "1.2.0" / "multiple_genomes.h5"

@@ -71,8 +71,7 @@ def test_lazy__computes_and_reads_no_more_than_declared(case: Case, cut: str) ->
     assert counted.n == case.computes
     assert source.times_read().tolist() == [case.passes] * N_OBS  # the loader's count
     assert source_of(adata.layers["spare"]).rows_read == (0 if layer is None else N_OBS * case.passes)
-    # what a stage reports: staged rows that are read back count as the part of X that they are
-    assert s.passes >= case.passes
+    assert s.passes == pytest.approx(case.passes)  # what a stage reports
     assert (s.bytes_read > 0) == (case.passes > 0)
 
 
@@ -130,7 +129,7 @@ def pool() -> Iterator[ProcessPoolExecutor]:
 def test_chunk__processes_give_the_same(case: Case, pool: ProcessPoolExecutor) -> None:
     with dask.config.set(scheduler="processes", pool=pool, num_workers=2), stage("law") as s:
         got = case.run(lazy(case.start(), 3))
-        assert s.passes >= case.passes  # counted where it is read
+        assert s.passes == pytest.approx(case.passes)  # counted in the processes, where it is read
         assert differences(got, expected(case), 0 if case.exact else RTOL) == []
 
 
@@ -138,7 +137,7 @@ def test_chunk__processes_give_the_same(case: Case, pool: ProcessPoolExecutor) -
 def threads_client() -> Iterator[Any]:
     from distributed import Client, LocalCluster
 
-    options = {"n_workers": 2, "threads_per_worker": 1, "dashboard_address": None}
+    options = {"n_workers": 2, "threads_per_worker": 1, "dashboard_address": ":0"}
     with LocalCluster(processes=False, **options) as cluster, Client(cluster, set_as_default=False) as client:
         yield client
 
@@ -168,7 +167,7 @@ def test_chunk__a_cluster_of_processes_gives_the_same(tmp_path: Path) -> None:
 
     alone = analysed(lazy(counts(), 3))
     assert alone.shape < (N_OBS, N_VARS)
-    options = {"n_workers": 2, "threads_per_worker": 1, "dashboard_address": None}
+    options = {"n_workers": 2, "threads_per_worker": 1, "dashboard_address": ":0"}
     with (
         LocalCluster(processes=True, **options) as cluster,
         Client(cluster),
@@ -177,8 +176,7 @@ def test_chunk__a_cluster_of_processes_gives_the_same(tmp_path: Path) -> None:
         with stage("pca") as s:
             got = analysed(lazy(counts(), 6))
         assert differences(got, alone, RTOL) == []
-    # qc, moments, pca and markers, and the staged blocks that pca reads back
-    assert s.passes == pytest.approx(5)
+    assert s.passes == pytest.approx(4)  # qc, moments, pca and markers
 
 
 # -- slot ----------------------------------------------------------------------------------------

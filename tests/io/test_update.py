@@ -1,0 +1,141 @@
+"""Results written into the store that X is read from: X untouched, and no kill leaves a mixture."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import anndata as ad
+import numpy as np
+import pytest
+import scipy.sparse as sp
+import zarr
+
+import sc_dask as sd
+from sc_dask.errors import InputError, StoreError
+from sc_dask.io import commit
+from tests.io.cases import dense
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Path:
+    adata = ad.AnnData(sp.random(50, 8, 0.4, format="csr", dtype=np.float32, random_state=0))
+    adata.uns["old"], adata.obsm["X_old"] = {"a": 1}, np.ones((50, 2))
+    sd.write(adata, tmp_path / "a.zarr")
+    return tmp_path / "a.zarr"
+
+
+def with_results(path: Path | str) -> ad.AnnData:
+    adata = sd.read(path)
+    adata.obs["leiden"] = np.arange(adata.n_obs) % 3
+    adata.obsm["X_pca"] = np.full((adata.n_obs, 3), 7.0)
+    adata.obsm["X_old"] = np.zeros((adata.n_obs, 4))
+    adata.uns["pca"] = {"variance": np.arange(3.0)}
+    return adata
+
+
+def check_results(path: Path | str) -> None:
+    found = sd.read(path)
+    assert found.obs["leiden"].tolist() == [i % 3 for i in range(50)]
+    assert (found.obsm["X_pca"] == 7).all() and found.obsm["X_old"].shape == (50, 4)
+    assert found.uns["old"]["a"] == 1
+    np.testing.assert_array_equal(found.uns["pca"]["variance"], np.arange(3))
+
+
+def test_update__writes_results_and_leaves_x(store: Path) -> None:
+    before = {p: (p.stat().st_mtime_ns, p.stat().st_ino) for p in (store / "X").rglob("*") if p.is_file()}
+    adata = with_results(store)
+    sd.write(adata, store, update=True)
+    assert {p: (p.stat().st_mtime_ns, p.stat().st_ino) for p in (store / "X").rglob("*") if p.is_file()} == before
+    check_results(store)
+    found = ad.read_zarr(store)
+    assert found.obs["leiden"].sum() == adata.obs["leiden"].sum()
+    np.testing.assert_array_equal(dense(adata.X), dense(found.X))  # the lazy X can still be read
+    assert zarr.open_group(store, mode="r").metadata.consolidated_metadata is not None
+    assert os.listdir(store.parent) == ["a.zarr"]
+
+
+@pytest.mark.parametrize("zarr_format", [2, 3])
+def test_update__a_store_of_anndata(tmp_path: Path, zarr_format: Any) -> None:
+    adata = ad.AnnData(sp.random(50, 8, 0.4, format="csr", dtype=np.float32, random_state=0))
+    adata.uns["old"], adata.obsm["X_old"] = {"a": 1}, np.ones((50, 2))
+    with ad.settings.override(zarr_write_format=zarr_format):
+        adata.write_zarr(tmp_path / "a.zarr")
+    sd.write(with_results(tmp_path / "a.zarr"), tmp_path / "a.zarr", update=True)
+    check_results(tmp_path / "a.zarr")
+    root = zarr.open_group(tmp_path / "a.zarr", mode="r")
+    assert root.metadata.zarr_format == zarr_format
+    assert "sc_dask" not in root.attrs
+    assert ad.read_zarr(tmp_path / "a.zarr").uns["old"]["a"] == 1
+
+
+def test_update__in_an_object_store() -> None:
+    import fsspec
+
+    url = "memory://updates/a.zarr"
+    adata = ad.AnnData(sp.random(50, 8, 0.4, format="csr", dtype=np.float32, random_state=0))
+    adata.uns["old"] = {"a": 1}
+    sd.write(adata, url)
+    sd.write(with_results(url), url, update=True)
+    check_results(url)
+    fs = fsspec.filesystem("memory")
+    assert [p.rsplit("/", 1)[1] for p in fs.ls("/updates", detail=False)] == ["a.zarr"]
+    fs.rm("/updates", recursive=True)
+
+
+def test_update__refuses_another_x(store: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="not read from"):
+        sd.write(ad.read_zarr(store), store, update=True)
+    with pytest.raises(InputError, match="picked"):
+        sd.write(sd.read(store)[:10], store, update=True)
+    with pytest.raises(InputError, match="update alone"):
+        sd.write(sd.read(store), store, update=True, overwrite=True)
+    ad.read_zarr(store).write_h5ad(tmp_path / "a.h5ad")
+    with pytest.raises(InputError, match="no AnnData zarr store"):
+        sd.write(sd.read(tmp_path / "a.h5ad"), tmp_path / "a.h5ad", update=True)
+
+
+class Killed(BaseException):
+    """Stands for a signal: nothing of ours catches it."""
+
+
+def killer(monkeypatch: pytest.MonkeyPatch, name: str, after: int) -> None:
+    real, calls = getattr(commit, name), iter(range(10**9))
+
+    def deadly(*args: Any, **options: Any) -> Any:
+        if next(calls) >= after:
+            raise Killed
+        return real(*args, **options)
+
+    monkeypatch.setattr(commit, name, deadly)
+
+
+@pytest.mark.parametrize(
+    ("name", "after", "readable"),
+    [("apply", 0, True), ("move", 0, False), ("move", 2, False), ("remove", 3, False), ("consolidate", 0, True)],
+)
+def test_update__killed_at_any_moment(
+    store: Path, monkeypatch: pytest.MonkeyPatch, name: str, after: int, readable: bool
+) -> None:
+    adata = with_results(store)
+    with monkeypatch.context() as m, pytest.raises(Killed):
+        killer(m, name, after)
+        sd.write(adata, store, update=True)
+    if name == "apply":  # nothing has been replaced
+        assert "leiden" not in sd.read(store).obs
+    elif not readable:  # a mixture is never read
+        with pytest.raises(StoreError, match="unfinished"):
+            sd.read(store)
+    sd.write(adata, store, update=True)
+    check_results(store)
+    assert os.listdir(store.parent) == ["a.zarr"]
+
+
+def test_update__begun_and_whole_is_finished_by_the_next_write(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    adata = with_results(store)
+    with monkeypatch.context() as m, pytest.raises(Killed):
+        killer(m, "move", 3)
+        sd.write(adata, store, update=True)
+    commit.finish_update(sd.io.store.Location.parse(store))
+    check_results(store)
