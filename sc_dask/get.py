@@ -191,7 +191,8 @@ def obs_df(
     keys = [keys] if isinstance(keys, str) else list(keys)
     var = adata.raw.var if use_raw and adata.raw is not None else adata.var
     names = pd.Index(var[gene_symbols]) if gene_symbols is not None else var.index
-    genes, missing = [], []
+    genes: list[str] = []
+    missing: list[str] = []
     for key in keys:
         if key in adata.obs and key in names:
             raise InputError(f"{key!r} is both a column of obs and a gene", "an unambiguous key", "rename the column")

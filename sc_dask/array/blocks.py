@@ -322,7 +322,7 @@ def _from_dask(x: da.Array) -> RowBlocks:
         meta = sp.csr_matrix((0, 0), dtype=x.dtype)
     else:
         meta = np.empty((0, 0), x.dtype)
-    blocks = x.map_blocks(_as_block, dtype=x.dtype, meta=meta)
+    blocks = da.map_blocks(_as_block, x, dtype=x.dtype, meta=meta)
     return from_source(ForeignSource(blocks, blocks.name), np.concatenate([[0], np.cumsum(blocks.chunks[0])]))
 
 
@@ -360,7 +360,7 @@ class Lazy(Generic[T]):
     """Something that a pass over ``x`` will tell; ``run.compute`` makes it."""
 
     x: RowBlocks
-    kernel: Reduction[Any, T] | Callable[..., Any]
+    kernel: Any  # a Reduction, or a function of a block
     kind: str  # "reduce", "fold", "scan", "rows" or "blocks"
     rows: tuple[np.ndarray, ...] = ()
     const: Mapping[str, Any] = field(default_factory=dict)

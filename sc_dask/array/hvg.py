@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from sc_dask.array import qc, run
@@ -16,7 +18,7 @@ def _moments(
     return moments(block, groups, n_groups, "expm1" if expm1 else "identity", base)
 
 
-MOMENTS = Reduction(_moments, merge_moments)
+MOMENTS: Reduction[Moments, Moments] = Reduction(_moments, merge_moments)
 
 
 def group_moments(
@@ -60,7 +62,7 @@ def _add(a: tuple[np.ndarray, np.ndarray], b: tuple[np.ndarray, np.ndarray]) -> 
     return a[0] + b[0], a[1] + b[1]
 
 
-CLIPPED = Reduction(_clipped, _add)
+CLIPPED: Reduction[Any, tuple[np.ndarray, np.ndarray]] = Reduction(_clipped, _add)
 
 
 def clipped(x: RowBlocks, clip: np.ndarray, groups: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:

@@ -46,7 +46,7 @@ def computed_totals(x: RowBlocks) -> np.ndarray:
     return x.facts.rows["totals"]
 
 
-ANY_CELL = Reduction(kernels.highly_expressed, np.logical_or)
+ANY_CELL: Reduction[np.ndarray, np.ndarray] = Reduction(kernels.highly_expressed, np.logical_or)
 
 
 def totals_without(x: RowBlocks, max_fraction: float) -> tuple[np.ndarray, np.ndarray]:

@@ -38,7 +38,7 @@ def _signed(components: np.ndarray) -> np.ndarray:
     return components * np.where(signs == 0, 1, signs)[:, None]
 
 
-GRAM = Reduction(gram, merge_gram, update=gram_update)
+GRAM: Reduction[GramState, GramState] = Reduction(gram, merge_gram, update=gram_update)
 
 
 def exact(x: RowBlocks, n_comps: int, *, zero_center: bool = True, dtype: Any = np.float32) -> PCA:
@@ -89,7 +89,7 @@ def _add(a: tuple[int, np.ndarray, np.ndarray], b: tuple[int, np.ndarray, np.nda
     return a[0] + b[0], a[1] + b[1], a[2] + b[2]
 
 
-TIMES_GRAM = Reduction(_times_gram, _add)
+TIMES_GRAM: Reduction[Any, Any] = Reduction(_times_gram, _add)
 
 
 def _scores_and_squares(block: Block, *, basis: np.ndarray, offset: np.ndarray) -> tuple[np.ndarray, Any]:
@@ -98,7 +98,7 @@ def _scores_and_squares(block: Block, *, basis: np.ndarray, offset: np.ndarray) 
     return scores, (scores.T @ scores, float(squares))
 
 
-SCORES = Reduction(_scores_and_squares, lambda a, b: (a[0] + b[0], a[1] + b[1]))
+SCORES: Reduction[Any, Any] = Reduction(_scores_and_squares, lambda a, b: (a[0] + b[0], a[1] + b[1]))
 
 
 def randomized(
@@ -147,7 +147,7 @@ def _never(a: Any, b: Any) -> Any:
     raise AssertionError("a fold has one lane")
 
 
-FOLD = Reduction(_first, _never, update=_increment)
+FOLD: Reduction[inc.IncrementalState, inc.IncrementalState] = Reduction(_first, _never, update=_increment)
 
 
 def incremental(x: RowBlocks, n_comps: int, *, chunk_size: int = 1000, dtype: Any = np.float32) -> PCA:

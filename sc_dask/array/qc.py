@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -27,10 +28,10 @@ class QC:
     genes: GeneMetrics
 
 
-GENES = Reduction(gene_metrics, merge_gene_metrics)
+GENES: Reduction[GeneMetrics, GeneMetrics] = Reduction(gene_metrics, merge_gene_metrics)
 
 
-CELLS_AND_GENES = Reduction(cell_and_gene_metrics, merge_gene_metrics)
+CELLS_AND_GENES: Reduction[Any, GeneMetrics] = Reduction(cell_and_gene_metrics, merge_gene_metrics)
 
 
 def metrics(x: RowBlocks, qc_masks: np.ndarray, percent_top: tuple[int, ...]) -> QC:

@@ -78,7 +78,8 @@ def _step(
 ) -> Carry:
     """Read block ``index`` and add it to the carry (a new one: the old may be needed again after a lost worker)."""
     block, found = evaluate(plan, args, block)
-    states, part = [], {("found", *k): v for k, v in found.items()}
+    states: list[Any] = []
+    part: dict[Any, Any] = {("found", *k): v for k, v in found.items()}
     for i, ((kernel, kind, const), rows) in enumerate(zip(outputs.items, vectors.value, strict=True)):
         state = carry.states[i] if carry else None
         if kind in ("reduce", "fold"):
@@ -152,11 +153,11 @@ def _one_pass(lazies: Sequence[Lazy[Any]], label: str) -> list[Any]:
     answers = []
     for i, z in enumerate(lazies):
         if z.kind in ("reduce", "fold"):
-            answers.append(z.kernel.finalize(carry.states[i]))  # type: ignore[union-attr]
+            answers.append(z.kernel.finalize(carry.states[i]))
             continue
         parts = [p["out", i] for _, p in carry.parts]
         if z.kind == "scan":
-            answers.append((_join(parts), z.kernel.finalize(carry.states[i])))  # type: ignore[union-attr]
+            answers.append((_join(parts), z.kernel.finalize(carry.states[i])))
         else:
             answers.append(parts if z.kind == "blocks" else _join(parts))
     return answers

@@ -90,7 +90,7 @@ class MemorySource:
         return sp.issparse(self.x)
 
     def read(self, start: int, stop: int) -> Block:
-        if not sp.issparse(self.x):
+        if isinstance(self.x, np.ndarray):
             return self.x[start:stop]
         lo, hi = int(self.x.indptr[start]), int(self.x.indptr[stop])
         indptr = (self.x.indptr[start : stop + 1] - self.x.indptr[start]).astype(np.int32)

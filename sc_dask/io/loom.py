@@ -81,7 +81,7 @@ def read(
     obs_names, var_names
         Column and row attributes that name cells and genes; numbered when they are not there.
     X_name
-        The layer that becomes X if there is one; the main matrix is then the layer ``matrix``.
+        The layer that becomes X if there is one (it stays a layer too); the main matrix is then the layer ``matrix``.
 
     Raises
     ------
@@ -96,7 +96,7 @@ def read(
         obs, obsm = _attributes(f["col_attrs"], obs_names, n_obs, location)
         var, varm = _attributes(f["row_attrs"], var_names, n_vars, location)
         stored = {key: f"layers/{key}" for key in f.get("layers", ())}
-        x_path = stored.pop(X_name, "matrix")
+        x_path = stored.get(X_name, "matrix")
         if x_path != "matrix":
             stored["matrix"] = "matrix"
         x = _matrix(f, x_path, location, (n_obs, n_vars))

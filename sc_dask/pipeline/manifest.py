@@ -6,9 +6,12 @@ once the manifest names it, and the manifest is replaced whole.
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import hashlib
 import json
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,51 +21,67 @@ import numpy as np
 from sc_dask.errors import StoreError
 from sc_dask.io.commit import remove
 from sc_dask.io.store import Location, exists, open_group, quiet
+from sc_dask.io.write import write_element
+from sc_dask.log import logger
 from sc_dask.slots import Event
+
+_NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS)  # of some network disks
 
 
 def read_bytes(location: Location) -> bytes:
     """Return a small file whole."""
     fs, path = location.fs()
-    return fs.cat_file(path)
+    data: bytes = fs.cat_file(path)
+    return data
 
 
 def write_bytes(location: Location, data: bytes) -> None:
     """Write a small file whole or not at all."""
-    fs, path = location.fs()
     if location.is_local:
         location.path.parent.mkdir(parents=True, exist_ok=True)
-        partial = location.path.with_name(f".{location.name}.partial-{os.getpid()}")
+        partial = location.path.with_name(f".{location.name}.partial")
         partial.write_bytes(data)
         partial.replace(location.path)
         return
+    fs, path = location.fs()
     fs.pipe_file(path, data)
 
 
 @dataclass
 class Manifest:
-    """The finished stages of a run and their checkpoints."""
+    """The finished stages of a run and their checkpoints; ``result`` is set once nothing is left to do."""
 
     place: Location
     input: str
     stages: list[dict[str, Any]] = field(default_factory=list)
+    result: dict[str, Any] | None = None
 
     @classmethod
     def open(cls, place: Location, input_token: str) -> Manifest:
-        """Return the manifest at a place; an empty one if there is none or it belongs to another input."""
+        """Return the manifest at a place; an empty one if there is none or it belongs to another input.
+
+        Raises
+        ------
+        StoreError
+            What stands there is no manifest.
+        """
         if not exists(place / "manifest.json"):
             return cls(place, input_token)
         try:
             found = json.loads(read_bytes(place / "manifest.json"))
-            stages, of = list(found["stages"]), found["input"]
+            stages, of, result = list(found["stages"]), found["input"], found.get("result")
         except (ValueError, KeyError, TypeError) as err:
-            raise StoreError(f"{place} is not a work area of sc-dask run: {err}", "its own", f"remove {place}") from err
-        return cls(place, input_token, stages if of == input_token else [])
+            raise StoreError(f"{place} is not a work area of sc-dask run", "its own", f"rm -r {place}") from err
+        return cls(place, input_token, stages, result) if of == input_token else cls(place, input_token)
 
     def save(self) -> None:
         """Put the manifest."""
-        text = json.dumps({"input": self.input, "stages": self.stages}, indent=1)
-        write_bytes(self.place / "manifest.json", text.encode())
+        held = {"input": self.input, "stages": self.stages, "result": self.result}
+        write_bytes(self.place / "manifest.json", json.dumps(held, indent=1).encode())
+
+    def holds(self, name: str, key: str) -> bool:
+        """Tell whether a stage was finished with this key."""
+        return any(s["name"] == name and s["key"] == key for s in self.stages)
 
     def finished(self, index: int, name: str, key: str) -> dict[str, Any] | None:
         """Return the figures of stage ``index`` if it was finished with the same key; else forget it and all later."""
@@ -78,26 +97,74 @@ class Manifest:
         remove(place)
         root = open_group(place, mode="w", zarr_format=3)
         index = []
-        for i, e in enumerate(e for e in events if e.attr not in ("X", "layers")):
-            ad.io.write_elem(root, f"e{i}", np.asarray(e.value) if e.attr == "subset" else e.value)
+        for i, e in enumerate(e for e in events if e.attr not in ("X", "layers")):  # those are lazy, and made again
+            write_element(root, f"e{i}", np.asarray(e.value) if e.attr == "subset" else e.value)
             index.append([e.attr, e.key])
         root.attrs["events"] = index
         self.stages.append({"name": name, "key": key, "figures": figures})
         self.save()
 
     @quiet()
-    def events(self, name: str) -> list[Event]:
-        """Return a finished stage's changes."""
-        root = open_group(self._of(name), use_consolidated=False)
-        index: Any = root.attrs["events"]
-        return [Event(attr, key, ad.io.read_elem(root[f"e{i}"])) for i, (attr, key) in enumerate(index)]
+    def events(self, name: str) -> list[Event] | None:
+        """Return a finished stage's changes; None if its checkpoint is not whole, so that the stage runs again."""
+        try:
+            root = open_group(self._of(name), use_consolidated=False)
+            index: Any = root.attrs["events"]
+            return [Event(attr, key, ad.io.read_elem(root[f"e{i}"])) for i, (attr, key) in enumerate(index)]
+        except Exception as err:  # zarr, its codecs and anndata raise many kinds
+            reason = str(err).splitlines()[0] if str(err) else type(err).__name__
+            logger.warning("the checkpoint of stage %s is damaged, so it runs again: %s", name, reason)
+            return None
 
     def _of(self, name: str) -> Location:
         return self.place / f"{name}.zarr"
 
-    def discard(self) -> None:
-        """Remove the work area."""
+    def discard(self, result: dict[str, Any]) -> None:
+        """Remove the work area of a run that is finished; killed meanwhile, the next run removes what is left."""
+        self.result = result
+        self.save()
+        for s in self.stages:
+            remove(self._of(s["name"]))
         remove(self.place)
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the work area against other runs; makes it, and so finds out whether anything can be written there.
+
+        Raises
+        ------
+        StoreError
+            Another run holds it, or nothing can be written there.
+        """
+        lock, held = self.place / "lock", None
+        try:
+            if lock.is_local:
+                lock.path.parent.mkdir(parents=True, exist_ok=True)
+                held = os.open(lock.path, os.O_CREAT | os.O_RDWR)  # never replaced: the lock is the file's
+            else:
+                write_bytes(lock, b"")
+        except Exception as err:  # each filesystem has its own
+            reason = getattr(err, "strerror", None) or (str(err).splitlines() or [type(err).__name__])[0]
+            raise StoreError(f"{self.place} cannot be written: {reason}", "a folder that you may write in") from err
+        try:
+            if held is not None:
+                _lock(held, self.place)
+            yield
+        finally:
+            if held is not None:
+                os.close(held)
+
+
+def _lock(file: int, place: Location) -> None:
+    import fcntl
+
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as err:
+        raise StoreError(f"another run works in {place}", "one at a time", "wait for it, or name another --out") from err
+    except OSError as err:
+        if err.errno not in _NO_LOCKS:
+            raise
 
 
 def key_of(*parts: Any) -> str:

@@ -114,7 +114,7 @@ def _write(adata: AnnData, table: pd.DataFrame, flavor: str, batch_key: str | No
     elif batch_key is None:
         table = table.drop(columns="highly_variable_nbatches")
     writes: dict[tuple[str, str], Any] = {("uns", "hvg"): {"flavor": flavor}}
-    writes |= {("var", c): table[c].to_numpy() for c in table}
+    writes |= {("var", str(c)): table[c].to_numpy() for c in table}
     slots.write(adata, writes, writer="pp.highly_variable_genes")
 
 

@@ -93,8 +93,8 @@ def calculate_qc_metrics(
         raise InputError(
             f"use_raw=True with {adata.raw.n_vars} raw genes and {adata.n_vars} genes", "equal numbers", "inplace=False"
         )
-    writes: dict[tuple[str, str], Any] = {("obs", c): obs_table[c].to_numpy() for c in obs_table}
-    writes |= {("var", c): var_table[c].to_numpy() for c in var_table}
+    writes: dict[tuple[str, str], Any] = {("obs", str(c)): obs_table[c].to_numpy() for c in obs_table}
+    writes |= {("var", str(c)): var_table[c].to_numpy() for c in var_table}
     slots.write(adata, writes, writer="pp.calculate_qc_metrics")
     return None
 
@@ -126,7 +126,7 @@ def _cell_table(
 ) -> dict[str, np.ndarray]:
     cells = found.cells
     totals = _sums(cells.totals, dtype)
-    out = {f"n_{var_type}_by_{expr_type}": cells.n_genes}
+    out: dict[str, np.ndarray] = {f"n_{var_type}_by_{expr_type}": cells.n_genes}
     if log1p:
         out[f"log1p_n_{var_type}_by_{expr_type}"] = np.log1p(cells.n_genes)
     out[f"total_{expr_type}"] = totals

@@ -180,8 +180,15 @@ def test_compute__an_error_of_the_reader_arrives_as_it_is(scheduler: str) -> Non
 
 class Heard:
     def __init__(self) -> None:
+        self.stages: list[Any] = []
         self.passes: list[Any] = []
         self.blocks: list[Any] = []
+
+    def on_stage(self, *args: Any) -> None:
+        self.stages.append(args)
+
+    def on_end(self, *args: Any) -> None:
+        self.stages.append(args)
 
     def on_pass(self, *args: Any) -> None:
         self.passes.append(args)
@@ -198,6 +205,7 @@ def test_stage__counts_passes_and_bytes_and_tells_its_listener(scheduler: str) -
     assert s.passes == pytest.approx(1.25)
     assert s.bytes_read == DENSE.nbytes * 5 // 4
     assert s.peak_rss_bytes > 10_000_000 and s.seconds > 0
+    assert heard.stages == [(s,), (s,)]
     assert [p[:2] for p in heard.passes] == [("sums", "first"), ("sums", "part")]
     assert [b[1:3] for b in heard.blocks if b[2] == 5] == [(i, 5) for i in range(1, 6)]
 

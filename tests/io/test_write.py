@@ -26,7 +26,8 @@ from sc_dask.io.store import Location
 from tests.io.cases import dense
 
 N_OBS, N_VARS = 300, 40
-SHARD = 8 * 97  # 97 non-zeros: borders fall inside rows
+SHARD_NNZ = 397  # borders fall inside rows
+SHARD = 8 * SHARD_NNZ
 
 
 @pytest.fixture
@@ -134,7 +135,7 @@ def test_write__stores_what_the_spec_says(adata: ad.AnnData, tmp_path: Path) -> 
     assert dict(x.attrs) == {"encoding-type": "csr_matrix", "encoding-version": "0.1.0", "shape": [N_OBS, N_VARS]}
     assert (x["data"].dtype, x["indices"].dtype, x["indptr"].dtype) == (np.uint32, np.int32, np.int64)
     assert root["layers/dense"].dtype == np.float32  # halves
-    assert x["data"].shards == x["indices"].shards == (97,)
+    assert x["data"].shards == x["indices"].shards == (SHARD_NNZ,)
     (codec,) = json.loads((tmp_path / "a.zarr" / "X" / "data" / "zarr.json").read_text())["codecs"]
     assert [c["name"] for c in codec["configuration"]["codecs"]] == ["bytes", "blosc", "crc32c"]
     assert codec["configuration"]["codecs"][1]["configuration"]["shuffle"] == "bitshuffle"
@@ -244,7 +245,7 @@ def test_put__each_shard_once(adata: ad.AnnData, tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(layout, "put_sparse", counting)
     sd.write(adata, tmp_path / "a.zarr", shard_bytes=SHARD)
     x = [shard for path, shard in written if path == "X"]
-    assert sorted(x) == list(range(-(-adata.X.nnz // 97)))
+    assert sorted(x) == list(range(-(-adata.X.nnz // SHARD_NNZ)))
 
 
 # -- stores --------------------------------------------------------------------------------------
