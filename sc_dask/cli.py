@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
-import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 
-from sc_dask.errors import InputError, ScDaskError
-from sc_dask.log import Stage
+from sc_dask import __version__
+from sc_dask.errors import InputError, ScDaskError, StoreError
 
 _DEMO_SETTINGS = {
     "filter": {"min_genes": 200, "min_cells": 3, "max_genes": 2499, "max_pct_mt": 5},
@@ -22,14 +20,29 @@ _DEMO_SETTINGS = {
 
 
 class _Commands(click.Group):
-    """Turns errors that are the user's to mend into one sentence and exit code 2."""
+    """Turns errors that are the user's to mend into one sentence and exit code 2, and Ctrl-C into 130."""
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
         except ScDaskError as err:
-            click.echo(f"sc-dask: {err}", err=True)
-            ctx.exit(2)
+            _end(ctx, err, str(err), 2)
+        except KeyboardInterrupt as err:
+            _end(ctx, err, "interrupted", 130)
+        except BrokenPipeError:
+            raise  # of ``| head``; click ends quietly
+        except OSError as err:  # a full disk, a folder that may not be written, a lost connection
+            where = f": {err.filename}" if err.filename else ""
+            _end(ctx, err, f"{err.strerror or err}{where}", 2)
+        except MemoryError as err:
+            _end(ctx, err, "memory ran out; next: --memory with less than this machine has, or a larger machine", 2)
+
+
+def _end(ctx: click.Context, err: BaseException, message: str, code: int) -> NoReturn:
+    click.echo(f"sc-dask: {message}", err=True)
+    for note in getattr(err, "__notes__", ()):
+        click.echo(note, err=True)
+    ctx.exit(code)
 
 
 def _storage_options(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> dict[str, Any] | None:
@@ -37,17 +50,30 @@ def _storage_options(ctx: click.Context, param: click.Parameter, values: tuple[s
     out: dict[str, Any] = {}
     for pair in values:
         key, sep, value = pair.partition("=")
-        if not sep or not key:
+        if not sep or not all(key.split(".")):
             raise click.BadParameter(f"{pair!r} is not of the form key=value")
         at = out
         *parents, last = key.split(".")
         for p in parents:
             at = at.setdefault(p, {})
+            if not isinstance(at, dict):
+                raise click.BadParameter(f"{pair!r} needs {p!r} to hold options, and it has a value")
         try:
             at[last] = json.loads(value)
         except json.JSONDecodeError:
             at[last] = value
     return out or None
+
+
+def _options_for(options: dict[str, Any] | None, *places: str | None) -> list[dict[str, Any] | None]:
+    """Return the storage options for each place: those of URLs; a path of this machine takes none."""
+    from sc_dask.io.store import Location
+
+    remote = [p is not None and not Location.parse(p).is_local for p in places]
+    if options and not any(remote):
+        raise InputError(f"--storage-option {next(iter(options))}=..., and no URL", "a URL such as s3://bucket/atlas.zarr",
+                         "leave it out")  # fmt: skip
+    return [options if r else None for r in remote]
 
 
 def _bytes(ctx: click.Context, param: click.Parameter, value: str | None) -> int | None:
@@ -56,9 +82,12 @@ def _bytes(ctx: click.Context, param: click.Parameter, value: str | None) -> int
     from dask.utils import parse_bytes
 
     try:
-        return int(parse_bytes(value))
+        n = int(parse_bytes(value))
     except ValueError as err:
         raise click.BadParameter(f"{value!r} is not a size such as 4GiB") from err
+    if n <= 0:
+        raise click.BadParameter(f"{value!r} is not a size above 0")
+    return n
 
 
 def _common(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -93,7 +122,7 @@ def _settings(path: str | None) -> Any:
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(package_name="sc-dask")
+@click.version_option(__version__, prog_name="sc-dask")
 def main() -> None:
     """Single-cell RNA-seq atlases that do not fit in memory: from counts to clusters."""
 
@@ -134,24 +163,26 @@ def _run(
     scheduler: str | None = None,
 ) -> None:
     from sc_dask import cluster
+    from sc_dask.pipeline import progress
     from sc_dask.pipeline import run as run_pipeline
 
-    with cluster.client(scheduler), _progress() as listener:
+    for_source, for_out, _ = _options_for(storage_options, source, out, json_path)
+    with cluster.client(scheduler), progress.display() as listener:
         result = run_pipeline(
             source,
             out,
             settings=settings,
             memory=memory,
-            storage_options=storage_options if "://" in source else None,
-            out_storage_options=storage_options if "://" in out else None,
+            storage_options=for_source,
+            out_storage_options=for_out,
             overwrite=overwrite,
             json_path=json_path,
             listener=listener,
         )
     total = result.report["total"]
     click.echo(
-        f"done in {total['seconds']:.0f} s, {total['passes']:.1f} passes over X, "
-        f"{_size(total['bytes_read'])} read, peak memory {_size(total['peak_rss_bytes'])}"
+        f"done in {progress.duration(total['seconds'])}: {total['passes']:.0f} passes over X, "
+        f"{progress.size(total['bytes_read'])} read, peak memory {progress.size(total['peak_rss_bytes'])}"
     )
     click.echo(f"store    {result.store}")
     if result.figures:
@@ -170,59 +201,33 @@ def plan(
 ) -> None:
     """Print what a run of INPUT will cost, before anything runs."""
     from sc_dask.io.info import info as read_info
+    from sc_dask.pipeline import inputs
     from sc_dask.pipeline import plan as make_plan
-    from sc_dask.pipeline.planning import as_table
+    from sc_dask.pipeline.planning import as_dict, as_text
 
     settings = _settings(config_path)
-    facts = read_info(source, storage_options=storage_options)
-    if facts.shape is None:
-        raise InputError(
-            f"{facts.url} is a {facts.kind} file, which a run converts first", "AnnData zarr or h5ad",
-            f"sc-dask convert {source} OUT.zarr",
-        )  # fmt: skip
+    (options,) = _options_for(storage_options, source)
+    facts = read_info(source, storage_options=options, layer=settings.input.layer, use_raw=settings.input.use_raw)
+    inputs.check_facts(facts, settings)
     made = make_plan(facts, settings, memory)
-    if as_json:
-        click.echo(
-            json.dumps({"stages": as_table(made), "block_bytes": made.block_bytes, "peak_bytes": made.peak_bytes})
-        )
-        return
-    click.echo(f"{facts.url}: {facts.shape[0]:,} cells x {facts.shape[1]:,} genes, {facts.n_nonzeros:,} stored values")
-    click.echo(
-        f"{made.n_threads} threads, blocks of {_size(made.block_bytes)}"
-        + (f", budget {_size(memory)}" if memory else "")
-    )
-    click.echo(f"{'stage':<11}{'passes':>7}{'read':>11}{'tasks':>8}{'peak memory':>13}")
-    for st in made.stages:
-        click.echo(f"{st.name:<11}{st.passes:>7}{_size(st.bytes_read):>11}{st.tasks:>8}{_size(st.peak_bytes):>13}")
-    passes = sum(st.passes for st in made.stages)
-    tasks = sum(st.tasks for st in made.stages)
-    click.echo(f"{'total':<11}{passes:>7}{_size(made.total_bytes):>11}{tasks:>8}{_size(made.peak_bytes):>13}")
+    click.echo(json.dumps(as_dict(made)) if as_json else as_text(made, facts))
 
 
 @main.command()
 @click.argument("source", metavar="INPUT")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-@click.option("--storage-option", "storage_options", multiple=True, callback=_storage_options, metavar="KEY=VALUE")
+@click.option("--storage-option", "storage_options", multiple=True, callback=_storage_options, metavar="KEY=VALUE",
+              help="For URLs, as fsspec takes them.")  # fmt: skip
 def info(source: str, as_json: bool, storage_options: dict[str, Any] | None) -> None:
     """Print what INPUT holds; its matrix is not read."""
     from dataclasses import asdict
 
+    from sc_dask.io.info import as_text
     from sc_dask.io.info import info as read_info
 
-    facts = asdict(read_info(source, storage_options=storage_options))
-    if as_json:
-        click.echo(json.dumps(facts))
-        return
-    for key, value in facts.items():
-        if value is not None:
-            shown = (
-                f"{value:,}"
-                if isinstance(value, int)
-                else " x ".join(f"{v:,}" for v in value)
-                if isinstance(value, tuple)
-                else value
-            )
-            click.echo(f"{key:<13}{shown}")
+    (options,) = _options_for(storage_options, source)
+    facts = read_info(source, storage_options=options)
+    click.echo(json.dumps(asdict(facts)) if as_json else as_text(facts))
 
 
 @main.command()
@@ -231,23 +236,39 @@ def info(source: str, as_json: bool, storage_options: dict[str, Any] | None) -> 
 @click.option("--overwrite", is_flag=True, help="Replace OUT if it is there.")
 @click.option("--option", "options", multiple=True, callback=_storage_options, metavar="KEY=VALUE",
               help="Options of the format, for instance genome=hg19.")  # fmt: skip
-@click.option("--storage-option", "storage_options", multiple=True, callback=_storage_options, metavar="KEY=VALUE")
+@click.option("--storage-option", "storage_options", multiple=True, callback=_storage_options, metavar="KEY=VALUE",
+              help="For URLs, as fsspec takes them.")  # fmt: skip
 def convert(
     source: str, out: str, overwrite: bool, options: dict[str, Any] | None, storage_options: dict[str, Any] | None
 ) -> None:
-    """Convert INPUT (h5ad, 10x h5 or mtx, loom, csv...) to a sharded zarr store."""
+    """Convert INPUT (h5ad, 10x h5 or mtx, loom, csv...) to a sharded zarr store.
+
+    The same command after a crash goes on where it was.
+    """
     from sc_dask import log
     from sc_dask.io.convert import convert as run_convert
+    from sc_dask.pipeline import progress
 
-    with _progress() as listener, log.stage("convert", listener):
-        made = run_convert(
-            source,
-            out,
-            storage_options=storage_options if "://" in source else None,
-            out_storage_options=storage_options if "://" in out else None,
-            overwrite=overwrite,
-            **(options or {}),
+    for_source, for_out = _options_for(storage_options, source, out)
+    reserved = {"storage_options", "out_storage_options", "overwrite", "resume", "block_bytes", "shard_bytes"}
+    if reserved & set(options or {}):
+        raise InputError(
+            f"--option {min(reserved & set(options or {}))}", "an option of the format", "sc-dask convert --help"
         )
+    try:
+        with progress.display() as listener, log.stage("convert", listener):
+            made = run_convert(
+                source,
+                out,
+                storage_options=for_source,
+                out_storage_options=for_out,
+                overwrite=overwrite,
+                **(options or {}),
+            )
+    except StoreError as err:
+        if err.fix and "overwrite=True" in err.fix:
+            raise StoreError(err.found, err.expected, err.fix.replace("overwrite=True", "--overwrite")) from err
+        raise
     click.echo(f"{out}: {made.n_obs:,} cells x {made.n_vars:,} genes")
 
 
@@ -259,107 +280,17 @@ def demo(out: str, memory: int | None) -> None:
     from sc_dask import datasets
     from sc_dask.pipeline import Settings
 
-    source, what = datasets.demo_source(Path(out).parent)
+    simulated = Path(out).parent / "simulated.zarr"
+    try:
+        source, what = datasets.demo_source(simulated.parent)
+    except StoreError:
+        if not simulated.exists():
+            raise
+        source, what = simulated, f"input: the simulated cells of an earlier demo, {simulated}"
     click.echo(what)
-    settings = (
-        Settings.of(_DEMO_SETTINGS) if what.startswith("input: PBMC3k") else Settings.of({"neighbors": {"n_pcs": 30}})
-    )
+    real = what.startswith("input: PBMC3k")
+    settings = Settings.of(_DEMO_SETTINGS if real else {"neighbors": {"n_pcs": 30}})
     _run(str(source), out, settings, memory, overwrite=True)
-
-
-# -- progress ------------------------------------------------------------------------------------
-
-
-def _size(n: int | None) -> str:
-    if n is None:
-        return "?"
-    value = float(n)
-    for unit in ("B", "KiB", "MiB"):
-        if value < 1024:
-            return f"{value:.0f} {unit}"
-        value /= 1024
-    return f"{value:.2f} GiB"
-
-
-class _Lines:
-    """Plain lines for pipes and logs: one when a stage starts to read, one when it has read."""
-
-    def __enter__(self) -> _Lines:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        pass
-
-    def on_stage(self, stage: Stage) -> None:
-        pass
-
-    def on_end(self, stage: Stage) -> None:
-        click.echo(_told(stage))
-
-    def on_pass(self, stage: str, label: str, n_blocks: int) -> None:
-        pass
-
-    def on_block(self, stage: str, done: int, n_blocks: int, bytes_read: int) -> None:
-        pass
-
-
-def _told(stage: Stage) -> str:
-    read = f", {stage.passes:.1f} passes, {_size(stage.bytes_read)} read" if stage.passes else ""
-    return f"{stage.name:<11}{stage.seconds:7.1f} s{read}, peak memory {_size(stage.peak_rss_bytes)}"
-
-
-class _Bars:
-    """Progress bars for a terminal: stage, blocks, rate and time left; a finished stage leaves its line."""
-
-    def __init__(self) -> None:
-        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
-        self._bar = Progress(
-            TextColumn("{task.description:<28}"),
-            BarColumn(),
-            TextColumn("{task.completed}/{task.total} blocks  {task.fields[rate]}"),
-            TimeRemainingColumn(),
-            transient=True,
-        )
-        self._task: Any = None
-        self._pass = 0
-        self._since = 0.0
-
-    def __enter__(self) -> _Bars:
-        self._bar.start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._bar.stop()
-
-    def on_stage(self, stage: Stage) -> None:
-        self._clear()
-        self._pass = 0
-        self._task = self._bar.add_task(stage.name, total=None, rate="")
-
-    def on_end(self, stage: Stage) -> None:
-        self._clear()
-        self._bar.console.print(_told(stage), highlight=False)
-
-    def on_pass(self, stage: str, label: str, n_blocks: int) -> None:
-        self._clear()
-        self._pass += 1
-        self._since = time.perf_counter()
-        self._task = self._bar.add_task(f"{stage}: {label} (pass {self._pass})", total=n_blocks, rate="")
-
-    def on_block(self, stage: str, done: int, n_blocks: int, bytes_read: int) -> None:
-        rate = done / max(time.perf_counter() - self._since, 1e-9)
-        if self._task is not None:
-            self._bar.update(self._task, completed=done, rate=f"{rate:.1f} blocks/s")
-
-    def _clear(self) -> None:
-        if self._task is not None:
-            self._bar.remove_task(self._task)
-            self._task = None
-
-
-def _progress() -> _Bars | _Lines:
-    return _Bars() if sys.stdout.isatty() else _Lines()
 
 
 if __name__ == "__main__":

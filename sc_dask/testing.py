@@ -127,12 +127,12 @@ def lazy(data: Any, n_blocks: int = 4, *, bounds: Sequence[int] | np.ndarray | N
     if not isinstance(data, ad.AnnData):
         cut = np.linspace(0, data.shape[0], n_blocks + 1).astype(np.int64) if bounds is None else np.asarray(bounds)
         return from_source(CountingSource(data), cut)
-    out = data.copy()
-    writes: dict[tuple[str, str], Any] = {
-        ("layers", k): lazy(v, n_blocks, bounds=bounds) for k, v in data.layers.items()
-    }
-    if data.X is not None:
-        writes["X", ""] = lazy(data.X, n_blocks, bounds=bounds)
+    out = data.copy()  # what is read stays as it is now, whatever becomes of ``data``
+    writes: dict[tuple[str, str], Any] = {}
+    for key, layer in out.layers.items():
+        writes["layers", key] = lazy(layer, n_blocks, bounds=bounds)
+    if out.X is not None:
+        writes["X", ""] = lazy(out.X, n_blocks, bounds=bounds)
     slots.write(out, writes)
     return out
 

@@ -11,8 +11,9 @@ import contextlib
 import os
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Any
 
 import dask
@@ -26,9 +27,9 @@ from dask.callbacks import Callback
 from sc_dask import config
 from sc_dask.array.blocks import ForeignSource, Lazy, RowBlocks
 from sc_dask.array.expr import BlockArgs, Plan, RowVector, evaluate
-from sc_dask.array.source import METER
-from sc_dask.errors import StalledError
-from sc_dask.log import Stage, current_stage
+from sc_dask.array.source import METER, MemorySource
+from sc_dask.errors import ScDaskWarning, StalledError
+from sc_dask.log import Stage, current_stage, peak_rss_bytes, reset_peak_rss
 
 _POLL_S = 0.5
 _counter = 0
@@ -77,6 +78,8 @@ def _step(
     block: Any = None,
 ) -> Carry:
     """Read block ``index`` and add it to the carry (a new one: the old may be needed again after a lost worker)."""
+    if isinstance(block, _Item):  # a source of just these rows
+        plan, args, block = Plan(block.value, plan.kernels), replace(args, start=0, stop=args.stop - args.start), None
     block, found = evaluate(plan, args, block)
     states: list[Any] = []
     part: dict[Any, Any] = {("found", *k): v for k, v in found.items()}
@@ -168,7 +171,9 @@ def _pass_graph(
 ) -> dict[Any, Any]:
     expr = x.expr
     foreign = expr.source if isinstance(expr.source, ForeignSource) else None
-    plan = Plan(None, expr.plan().kernels) if foreign else expr.plan()
+    # a matrix in memory need not go to every worker: each task takes its rows along
+    sent = isinstance(expr.source, MemorySource) and client() is not None
+    plan = Plan(None, expr.plan().kernels) if foreign or sent else expr.plan()
     dsk: dict[Any, Any] = {f"{name}-plan": plan, f"{name}-outputs": outputs}
     last: list[Any] = [None] * n_lanes
     for i in range(expr.n_blocks):
@@ -177,7 +182,11 @@ def _pass_graph(
         vectors = tuple(tuple(r[start:stop] for r in of_one) for of_one in rows)
         key, lane = (name, i), i % n_lanes
         task = (_step, last[lane], f"{name}-plan", f"{name}-outputs", i, args, _Item(vectors))
-        dsk[key] = (*task, foreign.key(args)) if foreign else task
+        if foreign:
+            task = (*task, foreign.key(args))
+        elif sent:
+            task = (*task, _Item(MemorySource(expr.source.read(args.start, args.stop), "")))
+        dsk[key] = task
         last[lane] = key
     dsk[f"{name}-end"] = (_merge_lanes, f"{name}-outputs", *last)
     if foreign:
@@ -296,12 +305,30 @@ def _one_task_shared(func: Callable[..., Any], item: _Item, shared: _Item) -> tu
     return _one_task(func, item, shared.value)
 
 
+def _called(func: Callable[..., Any], given: _Item) -> tuple[Any, list[ScDaskWarning], int]:
+    args, kwargs = given.value
+    reset_peak_rss()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        value = func(*args, **kwargs)
+    return value, [w.message for w in caught if isinstance(w.message, ScDaskWarning)], peak_rss_bytes()
+
+
 def call(func: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    """Run one function of things in memory: here, or on a worker of the cluster that computes by default."""
+    """Run one function of things in memory: here, or on a worker of the cluster that computes by default.
+
+    What the function warns of is warned of here, and the worker's memory is the stage's too.
+    """
     c = client()
     if c is None:
         return func(*args, **kwargs)
-    return _wait(c, c.submit(func, *args, pure=False, **kwargs), lambda: 0, 1, current_stage())
+    with _large_graphs():
+        future = c.submit(_called, func, _Item((args, kwargs)), pure=False)
+    value, said, rss = _wait(c, future, lambda: 0, 1, current_stage())
+    for warning in said:
+        warnings.warn(warning, stacklevel=3)
+    _record(0, 0, rss, None)
+    return value
 
 
 # -- where it runs -------------------------------------------------------------------------------
@@ -368,8 +395,10 @@ class _Progress(Callback):  # type: ignore[misc]
             self._stage.listener.on_block(self._stage.name, self._done, self._n, self._stage.bytes_read)
 
 
-def _n_waiting(name: str, dask_scheduler: Any = None) -> int:
+def _n_waiting(name: str, end: str, n_tasks: int, dask_scheduler: Any = None) -> int:
     """Count tasks of a pass that are not finished; runs on the scheduler."""
+    if end not in dask_scheduler.tasks:  # the graph is still on its way
+        return n_tasks
     waiting = {"waiting", "processing", "no-worker", "queued", "erred"}
     return sum(
         1
@@ -378,9 +407,15 @@ def _n_waiting(name: str, dask_scheduler: Any = None) -> int:
     )
 
 
+def _large_graphs() -> Any:
+    """Keep distributed from advising against large graphs: each task carries just its own slice of every row vector."""
+    return dask.config.set({"distributed.admin.large-graph-warning-threshold": "1TB"})
+
+
 def _execute_on_cluster(c: Any, dsk: dict[Any, Any], name: str, end: str, n_tasks: int, stage: Stage | None) -> Any:
-    future = c.get(dsk, end, sync=False, optimize_graph=False)
-    out = _wait(c, future, lambda: n_tasks - c.run_on_scheduler(_n_waiting, name), n_tasks, stage)
+    with _large_graphs():
+        future = c.get(dsk, end, sync=False, optimize_graph=False)
+    out = _wait(c, future, lambda: n_tasks - c.run_on_scheduler(_n_waiting, name, end, n_tasks), n_tasks, stage)
     if stage and stage.listener:
         stage.listener.on_block(stage.name, n_tasks, n_tasks, stage.bytes_read)
     return out
@@ -395,20 +430,42 @@ def _wait(c: Any, future: Any, n_done: Callable[[], int], n_tasks: int, stage: S
         wait_s = min(_POLL_S, wait_s * 1.5)
         if future.done() or wait_s < _POLL_S:
             continue
-        now = n_done()
-        if now > done:
+        now = done
+        with contextlib.suppress(OSError, TimeoutError):  # the scheduler does not answer
+            now = n_done()
+        if now != done:  # fewer than before where a worker was lost and its lane begins again
             done, since = now, time.monotonic()
             if stage and stage.listener:
                 stage.listener.on_block(stage.name, done, n_tasks, stage.bytes_read)
         elif time.monotonic() - since > deadline_s:
-            future.cancel(force=True)
-            raise StalledError(
-                f"no block was finished for {deadline_s:.0f} s ({done} of {n_tasks} done)",
-                "workers that make progress",
-                "look at the workers' logs and memory, then run the same command again; "
-                "sc-dask.stall-timeout-s sets the deadline",
-            )
-    return future.result()
+            raise _stalled(c, future, f"no block was finished for {deadline_s:.0f} s ({done} of {n_tasks} done)")
+    return _result(c, future)
+
+
+def _result(c: Any, future: Any) -> Any:
+    from concurrent.futures import CancelledError
+
+    from distributed import KilledWorker
+
+    try:
+        return future.result()
+    except KilledWorker as err:
+        raise _stalled(c, future, f"{err.allowed_failures + 1} workers died at the same task") from err
+    except CancelledError as err:
+        raise _stalled(c, future, "the scheduler is gone or has dropped the job") from err
+
+
+def _stalled(c: Any, future: Any, found: str) -> StalledError:
+    n = "no answer from the scheduler"
+    with contextlib.suppress(Exception):  # whatever a dead cluster says to a question or a wish
+        n = f"{len(c.nthreads())} workers are there"
+        future.cancel(force=True)
+    return StalledError(
+        f"{found}; {n}",
+        "workers that make progress",
+        "look at the workers' logs and memory, then run the same command again; "
+        "sc-dask.stall-timeout-s sets the deadline",
+    )
 
 
 def _record(rows: int, n_bytes: int, rss: int, n_rows: int | None) -> None:

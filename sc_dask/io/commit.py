@@ -89,10 +89,9 @@ class Draft:
         return _mark_of(self.place) if _is_unfinished(self.place) else None
 
     def publish(self) -> None:
-        """Check that every chunk is stored, consolidate, mark as committed and move to the target."""
-        root = open_group(self.place, mode="r+", use_consolidated=False)
-        disk.verify_store(root)
-        consolidate(root)
+        """Consolidate, check that every chunk is stored, mark as committed and move to the target."""
+        consolidate(open_group(self.place, mode="r+", use_consolidated=False))
+        disk.verify_store(open_group(self.place, mode="r"))  # with all metadata at hand it need not ask for them
         if self.place.is_local:
             _set_mark(self.place)
             old = beside(self.target, "old")

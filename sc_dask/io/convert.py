@@ -21,7 +21,7 @@ from dask.base import tokenize
 from sc_dask.array import run
 from sc_dask.array.blocks import RowBlocks, from_array
 from sc_dask.array.chunks import default_block_bytes
-from sc_dask.errors import InputError, ScDaskError, StoreError
+from sc_dask.errors import FormatError, InputError, StoreError
 from sc_dask.io import commit, loom, tenx, text
 from sc_dask.io import layout as disk
 from sc_dask.io.matrix import Counts, count, narrowest, write_matrix
@@ -114,9 +114,6 @@ def convert(
         try:
             adata = open_any(kind, source, spill, options)
             _write(adata, place, _key(kind, source, adata, options, shard_bytes), kind, resume, shard_bytes)
-        except ScDaskError:  # the input is wrong, so there is nothing to continue
-            place.abandon()
-            raise
         finally:
             commit.remove(spill.location)
         return read(target, block_bytes=budget)
@@ -149,6 +146,20 @@ def _key(kind: str, source: Location, adata: AnnData, options: Mapping[str, Any]
 
 
 def _write(adata: AnnData, place: commit.Draft, key: str, kind: str, resume: bool, shard_bytes: int) -> None:
+    """Write the draft and publish it; where it can never be right, nothing stays to be continued."""
+    try:
+        _write_parts(adata, place, key, kind, resume, shard_bytes)
+    except (FormatError, InputError, _DiffersError):
+        place.abandon()
+        raise
+    place.publish()
+
+
+class _DiffersError(StoreError):
+    """What was written is not what was counted."""
+
+
+def _write_parts(adata: AnnData, place: commit.Draft, key: str, kind: str, resume: bool, shard_bytes: int) -> None:
     found = place.unfinished() if resume else None
     counted: dict[str, Any] = {}
     if found is not None and found.get("key") == key:
@@ -169,7 +180,6 @@ def _write(adata: AnnData, place: commit.Draft, key: str, kind: str, resume: boo
         write_matrix(rows, place.place, path, dtype=dtype, counts=counts, resume=resuming, shard_bytes=shard_bytes)
         check_sum(place.place, path, counts)
     write_elements(adata, open_group(place.place, mode="r+", use_consolidated=False))
-    place.publish()
 
 
 def _counts_of(location: Location, path: str, counted: Mapping[str, Any]) -> Counts | None:
@@ -199,7 +209,7 @@ def check_sum(location: Location, path: str, counts: Counts) -> None:
     largest = max(abs(counts.lo), abs(counts.hi))
     slack = 0 if counts.whole else 1e-6 * (abs(counts.total) + largest * math.sqrt(data.size))
     if abs(total - counts.total) > slack:
-        raise StoreError(
+        raise _DiffersError(
             f"the values written to {path} of {location} add up to {total}",
             f"{counts.total}, as in the source",
             "convert again; the source must not change meanwhile",

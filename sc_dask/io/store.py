@@ -5,6 +5,7 @@ Every reader and writer takes a `Location`; nothing below this module parses a p
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import gzip
 import os
@@ -20,6 +21,7 @@ import zarr
 import zarr.storage
 from fsspec.core import split_protocol, url_to_fs
 from zarr.abc.store import Store
+from zarr.core.sync import sync
 
 from sc_dask.errors import FormatError, InputError, StoreError
 
@@ -123,13 +125,15 @@ class Location:
             If no filesystem knows the URL's protocol, or its package is not installed.
         """
         try:
-            return url_to_fs(self.url, **self.storage_options)
+            fs, path = url_to_fs(self.url, **self.storage_options)
         except (ValueError, ImportError) as err:
             raise StoreError(
                 f"found the URL {self.url}, which cannot be opened: {err}",
                 "one of the protocols s3, gs, az, https, memory or file",
                 'pip install "sc-dask[cloud]"',
             ) from err
+        fs.invalidate_cache()  # other processes write too, so what was listed before may be wrong
+        return fs, path
 
 
 def _info(location: Location) -> dict[str, Any] | None:
@@ -185,7 +189,9 @@ def zarr_store(location: Location, mode: str = "r") -> Store:
         protocol = split_protocol(url)[0]
         url, options = f"zip::{url}", {str(protocol): options}
     location.fs()  # says in plain words what is wrong with the URL
-    return zarr.storage.FsspecStore.from_url(url, storage_options=options, read_only=read_only)
+    store = zarr.storage.FsspecStore.from_url(url, storage_options=options, read_only=read_only)
+    store.fs.invalidate_cache()
+    return store
 
 
 def open_group(location: Location, mode: Literal["r", "r+", "a", "w", "w-"] = "r", **kwargs: Any) -> zarr.Group:
@@ -223,6 +229,26 @@ def open_group(location: Location, mode: Literal["r", "r+", "a", "w", "w-"] = "r
         if mode != "r":
             raise
         raise FormatError(f"{location} has damaged zarr metadata: {err}", "zarr v2 or v3 metadata") from err
+
+
+@contextlib.contextmanager
+def batched(root: zarr.Group) -> Iterator[zarr.Group]:
+    """Yield an empty group to write small elements into; when the block ends, they are in ``root``.
+
+    zarr writes one object after the other, with about ten requests an array. For a bucket they are made in memory and
+    sent together; on a local disk the group is ``root`` itself. Memory: the encoded elements.
+    """
+    if isinstance(root.store, zarr.storage.LocalStore):
+        yield root
+        return
+    objects: dict[str, Any] = {}
+    yield zarr.open_group(zarr.storage.MemoryStore(objects), mode="w", zarr_format=root.metadata.zarr_format)
+    prefix = f"{root.path}/" if root.path else ""
+
+    async def send() -> None:
+        await asyncio.gather(*(root.store.set(prefix + key, value) for key, value in objects.items() if "/" in key))
+
+    sync(send())
 
 
 def open_file(location: Location) -> BinaryIO:

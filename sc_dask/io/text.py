@@ -5,7 +5,7 @@ blocks can then be read in any order. Entries of a Matrix Market file come in an
 standard by column); they are dealt to buckets of rows on local disk first, and each bucket is sorted in memory.
 
 Results equal ``anndata.io.read_mtx``, ``read_csv``, ``read_text`` and ``read_umi_tools``, with X as csr:
-whole numbers stay exact, others become float32 as there.
+whole numbers up to 2**53 stay exact, others become float32 as there.
 """
 
 from __future__ import annotations
@@ -110,7 +110,7 @@ def _entries(
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """Yield (row, column, value) in chunks, from 0, exactly as many as the header says."""
     names = ["value"] if header.layout == "array" else ["row", "col", "value"][: 2 if header.field == "pattern" else 3]
-    dtype = {"row": np.int64, "col": np.int64, "value": np.float64}
+    dtype = {"row": np.int64, "col": np.int64, "value": np.int64 if "integer" in header.field else np.float64}
     n_seen = 0
     try:
         chunks = pd.read_csv(
@@ -132,7 +132,7 @@ def _entries(
                 row, col = at % max(1, header.n_rows), at // max(1, header.n_rows)
             else:
                 row, col = chunk["row"].to_numpy() - 1, chunk["col"].to_numpy() - 1
-            value = np.ones(n) if header.field == "pattern" else chunk["value"].to_numpy()
+            value = np.ones(n) if header.field == "pattern" else chunk["value"].to_numpy(np.float64)
             n_seen += n
             if n and (row.min() < 0 or col.min() < 0 or row.max() >= header.n_rows or col.max() >= header.n_cols):
                 raise FormatError(

@@ -25,7 +25,7 @@ from sc_dask.errors import InputError
 from sc_dask.io import commit
 from sc_dask.io import layout as disk
 from sc_dask.io.matrix import Counts, Written, count, narrowest, write_matrix
-from sc_dask.io.store import Location, open_group, quiet
+from sc_dask.io.store import Location, batched, open_group, quiet
 
 MAPPINGS = ("obsm", "varm", "obsp", "varp")
 
@@ -196,11 +196,12 @@ def write_element(root: zarr.Group, path: str, value: Any) -> None:
     parent, _, key = path.rpartition("/")
     group = root.require_group(parent) if parent else root
     with (
+        batched(group) as part,
         zarr.config.set({"array.write_empty_chunks": True}),
         anndata.settings.override(allow_write_nullable_strings=True),
     ):
         try:
-            write_dispatched(group, key, value, callback=_with_chunks)
+            write_dispatched(part, key, value, callback=_with_chunks)
         except OSError:
             raise
         except Exception as e:  # anndata raises many kinds

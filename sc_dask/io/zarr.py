@@ -23,6 +23,7 @@ from sc_dask.array.source import METER, Block
 from sc_dask.errors import FormatError, StoreError
 from sc_dask.io.csr import StoredCSR, block_dtype
 from sc_dask.io.store import Location, fingerprint, zarr_store
+from sc_dask.io.zchunks import LocalChunks
 
 MARK = "sc_dask"  # root attribute of the stores that we write
 _METADATA = ("zarr.json", ".zarray", ".zgroup", ".zattrs", ".zmetadata")
@@ -77,6 +78,8 @@ class ZarrArray:
         self.name = f"{location}: {array.path}"
         self._location, self._array, self._store = location, array, store
         self._rows_per_object = (array.shards or array.chunks)[0] if array.ndim else 1
+        local = location.is_local and not location.is_zip
+        self._direct = LocalChunks.of(location.path, array) if local else None
 
     def __len__(self) -> int:
         return int(self._array.shape[0])
@@ -88,6 +91,8 @@ class ZarrArray:
     def read(self, start: int, stop: int) -> np.ndarray:
         """Return rows ``start:stop``, C-ordered."""
         try:
+            if self._direct is not None:
+                return self._direct.read(start, stop)
             return np.ascontiguousarray(np.asarray(self._array[start:stop]))
         except (OSError, TimeoutError) as err:
             raise StoreError(f"{self.name} cannot be read: {err}", "a readable store", "try again") from err
@@ -98,12 +103,13 @@ class ZarrArray:
 
     def absent(self, start: int, stop: int) -> list[tuple[int, int, str]]:
         """Return first row, last + 1 and key of the stored objects of ``start:stop`` found missing while reading."""
-        if not self._store.missing or stop <= start:
+        missing = self._store.missing if self._direct is None else self._direct.missing
+        if not missing or stop <= start:
             return []
         step, out = self._rows_per_object, []
         for coords in self._objects(start // step, (stop - 1) // step + 1):
             key = f"{self._array.path}/{self._array.metadata.encode_chunk_key(coords)}".lstrip("/")
-            if key in self._store.missing:
+            if key in missing:
                 out.append((coords[0] * step, min((coords[0] + 1) * step, len(self)), key))
         return out
 

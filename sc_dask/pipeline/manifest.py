@@ -161,7 +161,9 @@ def _lock(file: int, place: Location) -> None:
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as err:
-        raise StoreError(f"another run works in {place}", "one at a time", "wait for it, or name another --out") from err
+        raise StoreError(
+            f"another run works in {place}", "one at a time", "wait for it, or name another --out"
+        ) from err
     except OSError as err:
         if err.errno not in _NO_LOCKS:
             raise

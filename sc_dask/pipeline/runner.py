@@ -6,24 +6,28 @@ import contextlib
 import json
 import os
 import posixpath
+import tempfile
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import anndata as ad
 import dask
-import pandas as pd
 
 from sc_dask import __version__, config, get, log, slots
-from sc_dask.errors import InputError, StoreError
+from sc_dask.array.run import client
+from sc_dask.errors import FormatError, InputError, StoreError
+from sc_dask.io import commit
 from sc_dask.io.convert import convert
 from sc_dask.io.info import Info, info
-from sc_dask.io.read import read
-from sc_dask.io.store import Location, exists, fingerprint
+from sc_dask.io.store import Location, exists, open_group
 from sc_dask.io.write import write
-from sc_dask.pipeline import planning
+from sc_dask.io.zarr import is_complete
+from sc_dask.pipeline import inputs, planning
 from sc_dask.pipeline.figures import make_figures
-from sc_dask.pipeline.manifest import Manifest, key_of, write_bytes
+from sc_dask.pipeline.manifest import Manifest, key_of, read_bytes, write_bytes
 from sc_dask.pipeline.settings import Settings
 from sc_dask.pipeline.steps import STEPS, finish
 
@@ -32,8 +36,8 @@ if TYPE_CHECKING:
 
     from sc_dask.log import Listener
 
-IN_PLACE = ("zarr", "h5ad")
 STAGES = ("convert", *(s.name for s in STEPS), "write", "figures")
+_SECTIONS = {s.name: s.sections for s in STEPS} | {"write": ("write",)}
 
 
 @dataclass(frozen=True)
@@ -48,35 +52,54 @@ class Result:
 
 
 class _Run:
-    """One run: the paths and the manifest that its stages share."""
+    """One run: the places, the settings and the manifest that its stages share."""
 
     def __init__(
-        self, source: Location, out: Location, settings: Settings, listener: Listener | None, overwrite: bool
+        self, source: Location, out: Location, facts: Info, s: Settings, listener: Listener | None, overwrite: bool
     ) -> None:
-        self.source, self.out, self.settings, self.listener, self.overwrite = source, out, settings, listener, overwrite
-        self.work = Location(f"{out.url.rstrip('/')}.work", out.storage_options)
-        self.token = key_of(str(source), fingerprint(source))
-        self.manifest = Manifest.open(self.work, self.token)
-        self.key = self.token
+        self.source, self.out, self.facts, self.settings = source, out, facts, s
+        self.listener, self.overwrite = listener, overwrite
+        self.work = Location(f"{out.url}.work", out.storage_options)
+        self.converts = not inputs.is_read_in_place(facts)
+        state = key_of(str(source), inputs.state_of(source))
+        self.keys = self._keys(state)
+        self.manifest = Manifest.open(self.work, state)
         self.index = 0
         self.stages: list[dict[str, Any]] = []
 
+    def _keys(self, state: str) -> dict[str, str]:
+        """Return what every stage depends on: the input, and the options of this stage and of all before it."""
+        key, out = key_of(state, __version__), {}
+        for name in STAGES[:-1] if self.converts else STAGES[1:-1]:
+            key = out[name] = key_of(key, name, self.settings.sections(_SECTIONS.get(name, ())))
+        return out
+
     @contextlib.contextmanager
-    def stage(self, name: str, sections: tuple[str, ...] = ()) -> Iterator[tuple[bool, list[slots.Event]]]:
-        """Run a stage, or tell that it is finished; yields (finished before, its changes)."""
-        params = {k: v for s in sections for k, v in self.settings.section(s).items()}
-        self.key = key_of(self.key, name, params, __version__)
-        figures = self.manifest.finished(self.index, name, self.key)
-        self.index += 1
-        if figures is not None:
-            with log.stage(name, self.listener):
-                yield True, self.manifest.events(name)
+    def stage(self, name: str) -> Iterator[list[slots.Event] | None]:
+        """Run a stage, or tell that it is finished: yields the changes that it made before, None if it is to run."""
+        figures = self.manifest.finished(self.index, name, self.keys[name])
+        before = None if figures is None else self.manifest.events(name)
+        if figures is not None and before is not None:
+            with log.stage(name, self.listener, resumed=True):
+                yield before
             self.stages.append(figures | {"resumed": True})
-            return
-        with log.stage(name, self.listener, **params) as s, slots.journal() as events:
-            yield False, events
-        self.stages.append(s.as_dict())
-        self.manifest.add(name, self.key, s.as_dict(), events)
+        else:
+            del self.manifest.stages[self.index :]
+            params = self.settings.sections(_SECTIONS.get(name, ()))
+            with log.stage(name, self.listener, **params) as s, slots.journal() as events:
+                yield None
+            self.stages.append(s.as_dict())
+            self.manifest.add(name, self.keys[name], s.as_dict(), events)
+        self.index += 1
+
+    def is_written(self) -> bool:
+        """Tell whether the store at ``out`` is what this very run would write."""
+        try:
+            root = open_group(self.out)
+            whole = is_complete(root, self.out)  # of an unfinished store: StoreError
+            return whole and str(ad.io.read_elem(root["uns/sc_dask/run"])) == self.keys["write"]
+        except (StoreError, FormatError, KeyError, ValueError):
+            return False
 
 
 def run(
@@ -94,14 +117,17 @@ def run(
     """Take counts to clusters, UMAP and markers, with X never in memory.
 
     QC, filter, normalise, log1p, highly variable genes, PCA, neighbours, Leiden, UMAP, markers. Each stage is checkpointed in
-    ``<out>.work``: the same call after a crash goes on where it was and ends with the same result.
+    ``<out>.work``: the same call after a crash goes on where it was and ends with the same result. With other settings it
+    goes on from the first stage that they change.
 
     Parameters
     ----------
     source
-        Path or URL of counts: AnnData zarr or h5ad (read in place), 10x h5 or mtx, loom, csv (converted first).
+        Path or URL of counts: AnnData zarr or h5ad (read in place; csc is turned into rows first), 10x h5 or mtx, loom,
+        csv (converted first).
     out
-        Path or URL of the zarr store to make. ``figures/``, ``markers.csv`` and ``run.json`` are put beside it.
+        Path or URL of the zarr store to make. ``figures/``, ``markers.csv`` and ``run.json`` are put beside it, so give
+        every run a folder of its own.
     settings
         Options of the stages; see `sc_dask.pipeline.Settings`.
     memory
@@ -122,111 +148,183 @@ def run(
     Raises
     ------
     InputError, FormatError, StoreError, MemoryBudgetError
-        Before anything is read or written.
+        Before X is read for all that metadata tell. What only the values tell (no counts, nothing left by the filters)
+        comes from the stage that finds it. If no stage was finished, nothing stays behind.
 
     Passes: 4 to ``X_pca``, 1 for markers, 2 to write X. Memory: as `sc_dask.pipeline.plan` says.
     """
     made = settings if isinstance(settings, Settings) else Settings.of(settings)
     source_at = Location.parse(source, storage_options)
-    wanted = out_storage_options if out_storage_options is not None else _shared_options(out, storage_options)
+    wanted = out_storage_options if out_storage_options is not None else _options_for(out, storage_options)
     out_at = Location.parse(out, wanted)
-    if out_at.url.rstrip("/") == source_at.url.rstrip("/"):
-        raise InputError(f"input and output are both {out_at}", "another place for the output", "--out OTHER.zarr")
-    if not out_at.name.endswith(".zarr"):
-        raise InputError(f"output {out_at}", "a name that ends in .zarr", f"--out {out_at.name.split('.')[0]}.zarr")
-    facts = info(source_at)
-    job = _Run(source_at, out_at, made, listener, overwrite)
-    json_at = _beside(out_at, "run.json") if json_path is None else Location.parse(json_path)
+    json_at = (
+        _beside(out_at, "run.json") if json_path is None else Location.parse(json_path, _options_for(json_path, wanted))
+    )
+    _check_places(source_at, out_at, json_at)
+    facts = info(source_at, layer=made.input.layer, use_raw=made.input.use_raw)
+    inputs.check_facts(facts, made)
     start = time.perf_counter()
-    _check_out(job)
-    resources: dict[str, Any] = {} if memory is None else {"sc-dask.memory": memory}
-    if out_at.is_local and config.get("work-dir") is None:  # on the disk that was chosen for the result
-        resources["sc-dask.work-dir"] = str((job.work / "stage").path)
-    with dask.config.set(resources):
-        if facts.kind in IN_PLACE:
-            planning.plan(facts, made)
-        adata = _open(job, facts)
-        for step in STEPS:
-            with job.stage(step.name, step.sections) as (finished, events):
-                if finished and not step.lazy:
-                    slots.replay(adata, events)
-                else:
-                    step.run(adata, made)
-        with job.stage("write", ("write",)) as (finished, _):
-            finish(adata, made)
-            if not finished:
-                _write(job, adata)
-        names, markers = _report(job, adata)
-    report = {"stages": job.stages, "total": _total(job.stages, time.perf_counter() - start)}
+    with dask.config.set({} if memory is None else {"sc-dask.memory": memory}):
+        plan = planning.plan(facts, made)
+        job = _Run(source_at, out_at, facts, made, listener, overwrite)
+        with _work_area(job, plan.block_bytes):
+            _check_out(job)
+            if job.manifest.result is not None and job.is_written():  # killed while the work area was removed
+                result = Result(**job.manifest.result, report=json.loads(read_bytes(json_at)))
+            else:
+                result = _stages(job, json_at, start)
+            job.manifest.discard({f.name: getattr(result, f.name) for f in fields(result) if f.name != "report"})
+    return result
+
+
+def _stages(job: _Run, json_at: Location, start: float) -> Result:
+    adata = _open(job)
+    for step in STEPS:
+        with job.stage(step.name) as before:
+            if before is not None and not step.lazy:
+                slots.replay(adata, before)
+            else:
+                step.run(adata, job.settings)
+    with job.stage("write") as before:
+        finish(adata, job.settings)
+        if before is None and not job.is_written():
+            _write(job, adata)
+    names, markers = _report(job, adata)
+    report = {
+        "version": __version__,
+        "input": str(job.source),
+        "output": str(job.out),
+        "stages": job.stages,
+        "total": _total(job.stages, time.perf_counter() - start),
+    }
     write_bytes(json_at, json.dumps(report, indent=1, default=str).encode())
-    job.manifest.discard()
-    return Result(str(out_at), names, markers, str(json_at), report)
+    return Result(str(job.out), names, markers, str(json_at), report)
 
 
-def _shared_options(out: Any, options: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
-    return options if options and "://" in os.fspath(out) else None
+# -- places --------------------------------------------------------------------------------------
+
+
+def _options_for(path: str | os.PathLike[str], options: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+    return options if options and not Location.parse(path).is_local else None
 
 
 def _beside(out: Location, name: str) -> Location:
-    return Location(f"{posixpath.dirname(out.url.rstrip('/'))}/{name}", out.storage_options)
+    return Location(f"{posixpath.dirname(out.url)}/{name}", out.storage_options)
+
+
+def _check_places(source: Location, out: Location, json_at: Location) -> None:
+    if not out.name.endswith(".zarr") or out.name == ".zarr":
+        raise InputError(
+            f"output {out}", "a name that ends in .zarr", f"--out {out.name.split('.')[0] or 'result'}.zarr"
+        )
+    here, there = (os.path.realpath(p.url) if p.is_local else p.url for p in (source, out))
+    if here == there:
+        raise InputError(f"input and output are both {out}", "another place for the output", "--out OTHER.zarr")
+    if f"{there}/".startswith(f"{here}/") or f"{here}/".startswith(f"{there}/"):
+        raise InputError(
+            f"one of input {source} and output {out} is inside the other", "two places", "--out OTHER.zarr"
+        )
+    if json_at.is_local and json_at.path.is_dir():
+        raise InputError(f"the place of the report, {json_at}, is a folder", "a file", f"--json {json_at}/run.json")
+
+
+@contextlib.contextmanager
+def _work_area(job: _Run, block_bytes: int) -> Iterator[None]:
+    """Hold the work area and a folder for scratch; after an error nothing stays but finished stages."""
+    made_folders = _missing_parents(job.work)
+    scratch = _scratch(job)
+    resources: dict[str, Any] = {"sc-dask.block-bytes": block_bytes} | (
+        {"sc-dask.work-dir": scratch} if scratch else {}
+    )
+    try:
+        with job.manifest.locked(), dask.config.set(resources):
+            try:
+                _clear(scratch)
+                yield
+            except BaseException as err:
+                if job.manifest.stages:
+                    err.add_note(f"Finished stages are kept in {job.work}: the same command goes on from there.")
+                elif isinstance(err, KeyboardInterrupt) and exists(job.work / ".input.zarr.partial"):
+                    err.add_note(f"What was converted is kept in {job.work}: the same command goes on from there.")
+                elif not exists(job.work / "manifest.json"):  # which may be that of a run of another input
+                    commit.remove(job.work)
+                raise
+            finally:
+                _clear(scratch)
+    finally:
+        for folder in made_folders:
+            with contextlib.suppress(OSError):  # not empty, as it should be
+                folder.rmdir()
+
+
+def _missing_parents(place: Location) -> list[Path]:
+    """Return the folders, innermost first, that are made for a place on this machine."""
+    return [p for p in place.path.parents if not p.exists()] if place.is_local else []
+
+
+def _scratch(job: _Run) -> str | None:
+    """Return the folder where passes lay blocks aside: the same for the same run, so that a killed one leaves none."""
+    configured = config.get("work-dir")
+    if configured is None and job.out.is_local:
+        return str((job.work / "scratch").path)  # on the disk that was chosen for the result
+    if configured is None and client() is not None:
+        return None  # no folder is known that every worker sees
+    return os.path.join(configured or tempfile.gettempdir(), f"sc-dask-{key_of(job.out.url, os.getuid())}")
+
+
+def _clear(folder: str | None) -> None:
+    if folder is not None:
+        commit.remove(Location(os.path.abspath(folder)))
 
 
 def _check_out(job: _Run) -> None:
-    if not exists(job.out) or job.overwrite:
-        return
-    written = [s["name"] for s in job.manifest.stages]
-    if "write" in written:  # killed between the store and its figures
-        return
-    raise StoreError(f"{job.out} is there already", "a free place", "add --overwrite, or name another --out")
+    """Find out now, not after hours, whether the store may be written.
+
+    Raises
+    ------
+    StoreError, InputError
+        Something stands at ``out``, and may not be replaced.
+    """
+    if job.manifest.holds("markers", job.keys["markers"]) and job.is_written():
+        return  # killed between the store and the end
+    job.manifest.stages = [s for s in job.manifest.stages if s["name"] != "write"]
+    job.manifest.result = None
+    try:
+        commit.draft(job.out, overwrite=job.overwrite)
+    except StoreError as err:
+        raise StoreError(
+            f"{job.out} is there already", "a free place", "add --overwrite, or name another --out"
+        ) from err
 
 
-def _open(job: _Run, facts: Info) -> AnnData:
+# -- the first and the last stages ---------------------------------------------------------------
+
+
+def _open(job: _Run) -> AnnData:
     """Return the lazy input, converted first where it cannot be read in place."""
-    source = job.source
-    if facts.kind not in IN_PLACE:
-        source = job.work / "input.zarr"
-        with job.stage("convert") as (finished, _):
-            if not finished:
-                options = {"overwrite": exists(source), "out_storage_options": dict(source.storage_options) or None}
-                convert(job.source.url, source.url, storage_options=dict(job.source.storage_options) or None, **options)
-        facts = info(source)
-    adata = read(source, block_bytes=planning.plan(facts, job.settings).block_bytes)
-    _check_input(adata, job)
-    return adata
-
-
-def _check_input(adata: AnnData, job: _Run) -> None:
-    chosen = job.settings.input
-    if chosen.layer is not None or chosen.use_raw:
-        x = get.matrix(adata, chosen.layer, use_raw=chosen.use_raw)
-        if x.shape != adata.shape:
-            raise InputError(
-                f"raw X has {x.shape[1]} genes and X {adata.n_vars}", "equal numbers", "write raw as its own file"
-            )
-        slots.write(adata, {("X", ""): x})
-    if adata.X is None:
-        raise InputError(f"{job.source} has no X", "a count matrix in X", "input.layer or input.use_raw")
-    for axis, names in (("cells", adata.obs_names), ("genes", adata.var_names)):
-        if len(names) == 0:
-            raise InputError(f"{job.source} has no {axis}", "at least one", "check the file with sc-dask info")
-        if not names.is_unique:
-            twice = names[names.duplicated()][0]
-            raise InputError(
-                f"names of {axis} in {job.source} are not unique ({twice!r} occurs more than once)",
-                "unique names",
-                f"adata.{'obs' if axis == 'cells' else 'var'}_names_make_unique() and write the file again",
-            )
-    if job.settings.hvg.batch_key is not None:
-        get.batches(adata, job.settings.hvg.batch_key)
-    if adata.raw is not None:
-        slots.drop(adata, "raw", "")  # its genes are those of another X; X holds the counts that are analysed
+    if not job.converts:
+        block_bytes = config.n_bytes("block-bytes")
+        assert block_bytes is not None
+        return inputs.open_input(job.source, job.settings, name=str(job.source), block_bytes=block_bytes)
+    source = job.work / "input.zarr"
+    with job.stage("convert") as before:
+        if before is None or not exists(source):
+            options = {"overwrite": exists(source), "out_storage_options": dict(source.storage_options) or None}
+            convert(job.source.url, source.url, storage_options=dict(job.source.storage_options) or None, **options)
+    s = job.settings
+    facts = info(source, layer=s.input.layer, use_raw=s.input.use_raw)
+    inputs.check_facts(facts, s)
+    block_bytes = planning.plan(facts, s).block_bytes
+    unique = job.facts.kind == "10x-h5"
+    return inputs.open_input(source, s, name=str(job.source), block_bytes=block_bytes, make_unique=unique)
 
 
 def _write(job: _Run, adata: AnnData) -> None:
     about = {
         "version": __version__,
+        "run": job.keys["write"],
         "input": str(job.source),
-        "settings": json.dumps({s: job.settings.section(s) for s in job.settings.__dataclass_fields__}, default=str),
+        "settings": json.dumps(asdict(job.settings), default=str),
     }
     slots.write(adata, {("uns", "sc_dask"): about}, writer="pipeline")
     write(adata, job.out.url, storage_options=dict(job.out.storage_options) or None, overwrite=job.overwrite)
@@ -240,25 +338,23 @@ def _report(job: _Run, adata: AnnData) -> tuple[tuple[str, ...], str | None]:
             at = _beside(job.out, f"figures/{name}")
             write_bytes(at, png)
             names.append(str(at))
-        markers = None
+        at, markers = _beside(job.out, "markers.csv"), None
         if "rank_genes_groups" in adata.uns:
             table = get.rank_genes_groups_df(adata)
             if "group" not in table:  # one group only
                 table.insert(0, "group", adata.uns["rank_genes_groups"]["names"].dtype.names[0])
-            at = _beside(job.out, "markers.csv")
-            write_bytes(at, _csv(table))
+            write_bytes(at, table.to_csv(index=False, float_format="%.6g").encode())
             markers = str(at)
+        elif at.is_local:
+            at.path.unlink(missing_ok=True)  # of an earlier run: not this one's markers
     job.stages.append(s.as_dict())
     return tuple(names), markers
 
 
-def _csv(table: pd.DataFrame) -> bytes:
-    return table.to_csv(index=False, float_format="%.6g").encode()
-
-
 def _total(stages: list[dict[str, Any]], seconds: float) -> dict[str, Any]:
+    """Add up the stages; seconds are those of this call and, of a resumed run, of the stages before."""
     return {
-        "seconds": round(seconds, 4),
+        "seconds": round(seconds + sum(s["seconds"] for s in stages if s.get("resumed")), 4),
         "passes": round(sum(s["passes"] for s in stages), 4),
         "bytes_read": sum(s["bytes_read"] for s in stages),
         "peak_rss_bytes": max(s["peak_rss_bytes"] for s in stages),

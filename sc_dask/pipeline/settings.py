@@ -163,7 +163,9 @@ class Settings:
         made = {}
         for name, options in (given or {}).items():
             if name not in sections:
-                raise InputError(f"unknown section {name!r}", f"one of: {', '.join(sections)}", _instead(name, sections))
+                raise InputError(
+                    f"unknown section {name!r}", f"one of: {', '.join(sections)}", _instead(name, sections)
+                )
             if options is not None and not isinstance(options, Mapping):
                 raise InputError(f"section {name!r} is {options!r}", f"options, for instance {name}: {{...}}")
             made[name] = _section(name, sections[name].default_factory, options or {})  # type: ignore[arg-type]
@@ -310,4 +312,6 @@ def _check_together(s: Settings) -> None:
             f"pca: {{n_comps: {s.neighbors.n_pcs}}}",
         )  # fmt: skip
     if s.umap.min_dist > s.umap.spread:
-        raise InputError(f"umap.min_dist is {s.umap.min_dist:g} and umap.spread {s.umap.spread:g}", "at most the spread")
+        raise InputError(
+            f"umap.min_dist is {s.umap.min_dist:g} and umap.spread {s.umap.spread:g}", "at most the spread"
+        )

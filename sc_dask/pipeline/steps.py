@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sc_dask import get, pp, slots, tl
-from sc_dask.errors import InputError
 from sc_dask.array.qc import not_counts
+from sc_dask.errors import InputError
 from sc_dask.log import logger
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ def pca(adata: AnnData, s: Settings) -> None:
     """Principal components of the highly variable genes."""
     n_genes = int(adata.var["highly_variable"].sum())
     if n_genes == 0:
-        raise InputError("no gene is highly variable", "some", "set hvg.n_top_genes")
+        raise InputError("no gene is highly variable", "some", "hvg: {n_top_genes: 2000} in the configuration")
     pp.pca(adata, **s.section("pca"))
 
 
@@ -141,7 +141,7 @@ def markers(adata: AnnData, s: Settings) -> None:
 
 
 STEPS: tuple[Step, ...] = (
-    Step("qc", qc, ("qc",)),
+    Step("qc", qc, ("input", "qc")),
     Step("filter", filter_cells_and_genes, ("filter",)),
     Step("normalize", normalize, ("normalize",), lazy=True),
     Step("hvg", hvg, ("hvg",)),

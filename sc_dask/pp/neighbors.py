@@ -6,9 +6,14 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+import scipy.sparse as sp
+from numpy.typing import NDArray
+
 from sc_dask import get, slots
+from sc_dask.array import run
 from sc_dask.errors import InputError
 from sc_dask.graph import connectivities
+from sc_dask.graph.neighbors import KNN
 from sc_dask.graph.neighbors import knn as search
 
 if TYPE_CHECKING:
@@ -101,12 +106,14 @@ def neighbors(
     if not (transformer is None or isinstance(transformer, str)) or transformer not in _SEARCHES:
         raise InputError(f"found transformer={transformer!r}", "None, 'pynndescent' or 'sklearn'")
     x = get.embedding(adata, use_rep, n_pcs)
-    found = search(
+    found, weights = run.call(
+        _graph,
         x,
         n_neighbors,
+        method,
         metric=metric,
-        metric_kwds=metric_kwds,
-        method=_SEARCHES[transformer],
+        metric_kwds=dict(metric_kwds),
+        method_of_search=_SEARCHES[transformer],
         random_state=random_state,
         min_recall=min_recall,
     )
@@ -127,8 +134,16 @@ def neighbors(
         {
             ("uns", key_added or "neighbors"): {**keys, "params": params},
             ("obsp", keys["distances_key"]): connectivities.distances_matrix(found),
-            ("obsp", keys["connectivities_key"]): connectivities.METHODS[method](found),
+            ("obsp", keys["connectivities_key"]): weights,
         },
         writer="pp.neighbors",
     )
     return adata if copy else None
+
+
+def _graph(
+    x: NDArray[Any], n_neighbors: int, weigh: str, *, method_of_search: str, **options: Any
+) -> tuple[KNN, sp.csr_matrix]:
+    """Search and weigh in one place, so that the neighbours travel once."""
+    found = search(x, n_neighbors, method=method_of_search, **options)
+    return found, connectivities.METHODS[weigh](found)

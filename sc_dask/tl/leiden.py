@@ -11,6 +11,7 @@ import scipy.sparse as sp
 from numpy.typing import NDArray
 
 from sc_dask import get, slots
+from sc_dask.array import run
 from sc_dask.errors import InputError, MissingKeyError
 from sc_dask.graph import cluster
 
@@ -97,7 +98,8 @@ def leiden(
     """
     weights = _adjacency(adata, adjacency, neighbors_key, obsp)
     keep = None if restrict_to is None else _restricted(adata, *restrict_to)
-    partition = cluster.leiden(
+    partition = run.call(
+        cluster.leiden,
         weights if keep is None else weights[keep][:, keep],
         resolution=resolution,
         flavor=flavor,

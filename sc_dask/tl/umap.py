@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from numpy.typing import NDArray
 
 from sc_dask import get, slots
+from sc_dask.array import run
 from sc_dask.errors import InputError, ScDaskWarning
 from sc_dask.graph import layout
 
@@ -102,7 +103,8 @@ def umap(
         )
     if isinstance(init_pos, str) and init_pos in adata.obsm:
         init_pos = get.embedding(adata, init_pos)
-    result = layout.umap(
+    result = run.call(
+        layout.umap,
         connectivities,
         get.embedding(adata, params.get("use_rep"), params.get("n_pcs")),
         n_components=n_components,

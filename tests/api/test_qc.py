@@ -26,14 +26,17 @@ def assert_tables(found: Any, expected: Any) -> None:
         assert list(ours.columns) == list(theirs.columns)
         assert ours.index.equals(theirs.index)
         for c in theirs:
-            assert ours[c].dtype.kind == theirs[c].dtype.kind, c
+            assert (ours[c].dtype.kind == "f") == (theirs[c].dtype.kind == "f"), c
             np.testing.assert_allclose(ours[c], theirs[c], rtol=1e-6, err_msg=c)
 
 
 @pytest.mark.parametrize("log1p", [True, False])
-@pytest.mark.parametrize("percent_top", [None, (1, 60), (20, 5)], ids=str)
-@pytest.mark.parametrize("dtype", ["float32", "float64", "int64", "uint16"])
-def test_qc__columns_are_scanpys(log1p: bool, percent_top: Any, dtype: str) -> None:
+@pytest.mark.parametrize(
+    ("dtype", "percent_top"),
+    [("float32", None), ("float32", (1, 60)), ("float32", (20, 5)), ("uint16", (20, 5)), ("int64", None)],
+    ids=str,
+)
+def test_qc__columns_are_scanpys(log1p: bool, dtype: str, percent_top: Any) -> None:
     adata = counts()
     adata.X = adata.X.astype(dtype)
     kwargs = {"qc_vars": ["mt", "picked"], "percent_top": percent_top, "log1p": log1p}

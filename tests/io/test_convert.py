@@ -137,7 +137,7 @@ def slow(*args):
     put(*args)
 layout.put_sparse = slow
 print("ready", flush=True)
-sd.convert(sys.argv[1], sys.argv[2], shard_bytes=404)
+sd.convert(sys.argv[1], sys.argv[2], shard_bytes=808)
 """
 
 
@@ -151,7 +151,7 @@ def test_convert__after_kill_9(h5ad: Path, tmp_path: Path) -> None:
     child.wait()
     assert child.returncode == -signal.SIGKILL
     assert not out.exists()
-    check(sd.convert(h5ad, out, shard_bytes=SHARD), h5ad)
+    check(sd.convert(h5ad, out, shard_bytes=808), h5ad)
     assert sorted(os.listdir(tmp_path)) == ["a.h5ad", "a.zarr"]
 
 
@@ -182,6 +182,16 @@ def test_convert__bad_input_leaves_nothing(h5ad: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="input and output"):
         sd.convert(out, out, overwrite=True)
     assert sorted(os.listdir(tmp_path)) == ["a.h5ad", "a.xyz", "a.zarr"]
+
+
+def test_convert__a_damaged_file_leaves_nothing(h5ad: Path, tmp_path: Path) -> None:
+    import h5py
+
+    with h5py.File(h5ad, "r+") as f:
+        f["X/indices"][5] = 10_000
+    with pytest.raises(FormatError, match=r"a\.h5ad"):
+        sd.convert(h5ad, tmp_path / "a.zarr")
+    assert os.listdir(tmp_path) == ["a.h5ad"]
 
 
 def test_convert__to_an_object_store(h5ad: Path) -> None:

@@ -107,12 +107,13 @@ def test_layout__rows_of_a_shard_overlap_it_and_no_more(counts: sp.csr_matrix) -
 # -- matrices ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("shard_bytes", [8, SHARD, layout.SHARD_BYTES])
-@pytest.mark.parametrize("block_bytes", [64, "48MiB"])
+@pytest.mark.parametrize(
+    ("shard_bytes", "block_bytes"), [(8, 64), (SHARD, 64), (SHARD, "48MiB"), (layout.SHARD_BYTES, 64)]
+)
 def test_write__equals_anndata_whatever_the_shards_and_blocks(
     adata: ad.AnnData, tmp_path: Path, shard_bytes: int, block_bytes: Any
 ) -> None:
-    adata = adata[:12].copy() if shard_bytes == 8 else adata
+    adata = adata[:6].copy() if shard_bytes == 8 else adata
     with dask.config.set({"sc-dask.block-bytes": block_bytes}):
         sd.write(adata, tmp_path / "a.zarr", shard_bytes=shard_bytes)
     found = ad.read_zarr(tmp_path / "a.zarr")
@@ -294,7 +295,7 @@ def killer(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, after: int = 
 
 @pytest.mark.parametrize(
     ("owner", "name", "after"),
-    [(layout, "put_sparse", 3), (commit, "consolidate", 0), (commit, "move", 0), (commit, "move", 1)],
+    [(layout, "put_sparse", 0), (commit, "consolidate", 0), (commit, "move", 0), (commit, "move", 1)],
 )
 def test_write__killed_while_overwriting_keeps_the_old_store(
     adata: ad.AnnData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, after: int

@@ -1,0 +1,151 @@
+"""The input of a run: a name for its state, and the checks that need no pass over X."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+import anndata as ad
+
+from sc_dask import get, slots
+from sc_dask.errors import InputError
+from sc_dask.io.info import Info
+from sc_dask.io.read import read
+from sc_dask.io.store import ZARR_KEYS, Location, fingerprint
+from sc_dask.log import logger
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+    from sc_dask.pipeline.settings import Settings
+
+IN_PLACE = ("zarr", "h5ad")
+# what a run writes: of these, nothing old may stay among the new
+_WRITERS = ("pp.highly_variable_genes", "pp.log1p", "pp.pca", "pp.neighbors", "tl.umap")
+_OLD_UNS = ("leiden", "leiden_colors", "rank_genes_groups", "dendrogram_leiden")
+
+
+def is_read_in_place(facts: Info) -> bool:
+    """Tell whether rows can be read from the file as it is; else it is converted first (csc: turned into rows)."""
+    return facts.kind in IN_PLACE and not facts.by_columns
+
+
+def state_of(source: Location) -> str:
+    """Return a text that changes when any file of the input is written again.
+
+    Of a folder on this machine every file is looked at, of one in a bucket the metadata, which every writer renews.
+    """
+    if not source.is_local:
+        fs, path = source.fs()
+        keys = [
+            "",
+            *(f"{at}{key}" for at in ("", "X/", "X/data/", "obs/", "layers/") for key in (*ZARR_KEYS, ".zattrs")),
+        ]
+        if not any(fs.exists(f"{path}/{key}") for key in ZARR_KEYS):
+            found = fs.find(path, detail=True) if fs.isdir(path) else {}
+            keys = ["", *(name[len(path) :].lstrip("/") for name in found)]
+        return ";".join(fingerprint(source, key) for key in keys)
+    if not source.path.is_dir():
+        return fingerprint(source)
+    states = []
+    for folder, _, names in os.walk(source.path):
+        for name in names:
+            file = os.path.join(folder, name)
+            stat = os.stat(file)
+            states.append(f"{os.path.relpath(file, source.path)},{stat.st_size},{stat.st_mtime_ns}")
+    return ";".join(sorted(states))
+
+
+def check_facts(facts: Info, s: Settings) -> None:
+    """Refuse what the shape alone tells.
+
+    Raises
+    ------
+    InputError
+        No cells, no genes, or more components than either.
+    """
+    if facts.kind in IN_PLACE and facts.shape is None:
+        raise InputError(f"{facts.url} has no X", "a count matrix in X", _elsewhere(facts))
+    layer = s.input.layer
+    if facts.kind not in IN_PLACE and (s.input.use_raw or (layer is not None and layer not in facts.layers)):
+        found = "input.use_raw" if s.input.use_raw else f"input.layer: {layer}"
+        raise InputError(
+            f"{found}, but {facts.url} is a {facts.kind} file without it", "its only matrix", "leave it out"
+        )
+    if facts.shape is None:
+        return
+    for n, what in zip(facts.shape, ("cells", "genes"), strict=True):
+        if n == 0:
+            raise InputError(f"{facts.url} has no {what}", "at least one", f"sc-dask info {facts.url}")
+    if s.pca.n_comps and s.pca.n_comps > min(facts.shape):
+        n_obs, n_vars = facts.shape
+        raise InputError(
+            f"pca.n_comps is {s.pca.n_comps} and {facts.url} has {n_obs} cells and {n_vars} genes",
+            f"at most {min(facts.shape)}",
+            f"pca: {{n_comps: {min(50, min(facts.shape))}}}",
+        )
+    if s.hvg.batch_key is not None and facts.kind in IN_PLACE and facts.obs and s.hvg.batch_key not in facts.obs:
+        raise InputError(f"{facts.url} has no column obs[{s.hvg.batch_key!r}]", f"one of: {', '.join(facts.obs)}")
+
+
+def _elsewhere(facts: Info) -> str:
+    if facts.layers:
+        return f"input: {{layer: {facts.layers[0]}}}"
+    return "input: {use_raw: true}" if facts.has_raw else f"sc-dask info {facts.url}"
+
+
+def open_input(source: Location, s: Settings, *, name: str, block_bytes: int, make_unique: bool = False) -> AnnData:
+    """Return the lazy input with the chosen counts as X and without what an earlier analysis left.
+
+    Parameters
+    ----------
+    source
+        AnnData zarr or h5ad.
+    name
+        What messages call it.
+    make_unique
+        Append -1, -2, ... to names of genes that occur more than once (10x h5, whose symbols always repeat).
+
+    Raises
+    ------
+    InputError
+        A name occurs more than once, or the counts or the column of batches are not there.
+    """
+    adata = read(source, block_bytes=block_bytes)
+    if s.input.use_raw:
+        x = get.stored(adata, use_raw=True)
+        slots_kept: dict[str, Any] = {k: dict(getattr(adata, k)) for k in ("obsm", "obsp", "uns")}
+        adata = ad.AnnData(x, obs=adata.obs, var=adata.raw.var, **slots_kept)
+    elif s.input.layer is not None:
+        slots.write(adata, {("X", ""): get.stored(adata, s.input.layer)})
+    if adata.raw is not None:
+        slots.drop(adata, "raw", "")  # its genes are those of another X; X holds the counts that are analysed
+    for writer in _WRITERS:
+        for slot in slots.of(writer):
+            if "{" not in slot.key and slot.attr != "X":
+                slots.drop(adata, slot.attr, slot.key)
+    for key in _OLD_UNS:
+        slots.drop(adata, "uns", key)
+    if make_unique and not adata.var_names.is_unique:
+        n_twice = int(adata.var_names.duplicated().sum())
+        logger.warning(
+            "%d names of genes in %s are not the first of their kind: -1, -2, ... is appended", n_twice, name
+        )
+        adata.var_names_make_unique()
+    _check_names(adata, name)
+    if s.hvg.batch_key is not None:
+        get.batches(adata, s.hvg.batch_key)
+    if s.qc.gene_symbols is not None:
+        get.column(adata, s.qc.gene_symbols, axis="var")
+    return adata
+
+
+def _check_names(adata: AnnData, name: str) -> None:
+    for axis, names in (("cells", adata.obs_names), ("genes", adata.var_names)):
+        if not names.is_unique:
+            twice = names[names.duplicated()][0]
+            raise InputError(
+                f"names of {axis} in {name} are not unique ({twice!r} occurs more than once)",
+                "unique names",
+                f"adata.{'obs' if axis == 'cells' else 'var'}_names_make_unique() and write the file again",
+            )
