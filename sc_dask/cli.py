@@ -90,11 +90,17 @@ def _bytes(ctx: click.Context, param: click.Parameter, value: str | None) -> int
     return n
 
 
+def _storage_option() -> Callable[..., Any]:
+    return click.option(
+        "--storage-option", "storage_options", multiple=True, callback=_storage_options, metavar="KEY=VALUE",
+        help="For URLs, as fsspec takes them: anon=true, client_kwargs.endpoint_url=... (may be repeated).",
+    )  # fmt: skip
+
+
 def _common(command: Callable[..., Any]) -> Callable[..., Any]:
     for option in (
-        click.option("--storage-option", "storage_options", multiple=True, callback=_storage_options, metavar="KEY=VALUE",
-                     help="For URLs, as fsspec takes them (anon=true, client_kwargs.endpoint_url=...)."),
-        click.option("--config", "config_path", type=click.Path(dir_okay=False), help="YAML file with options of the stages."),
+        _storage_option(),
+        click.option("--config", "config_path", metavar="FILE", help="YAML file with options of the stages."),
         click.option("--memory", callback=_bytes, metavar="SIZE", help="Memory budget, for instance 4GiB."),
     ):  # fmt: skip
         command = option(command)
@@ -110,15 +116,16 @@ def _settings(path: str | None) -> Any:
 
     try:
         given = yaml.safe_load(Path(path).read_text())
-    except FileNotFoundError as err:
-        raise InputError(f"no file {path}", "a YAML file with options") from err
-    except yaml.YAMLError as err:
+    except OSError as err:
+        raise InputError(f"{path} cannot be read ({err.strerror})", "a YAML file with options") from err
+    except (yaml.YAMLError, UnicodeDecodeError) as err:
         raise InputError(f"{path} is not YAML: {' '.join(str(err).split())}", "sections with options") from err
     if given is not None and not isinstance(given, dict):
-        raise InputError(
-            f"{path} holds a {type(given).__name__}", "sections with options, for instance 'pca: {n_comps: 30}'"
-        )
-    return Settings.of(given)
+        raise InputError(f"{path} holds no sections", "sections with options, for instance 'pca: {n_comps: 30}'")
+    try:
+        return Settings.of(given)
+    except InputError as err:
+        raise InputError(f"{path}: {err.found}", err.expected, err.fix) from err
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
@@ -216,8 +223,7 @@ def plan(
 @main.command()
 @click.argument("source", metavar="INPUT")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-@click.option("--storage-option", "storage_options", multiple=True, callback=_storage_options, metavar="KEY=VALUE",
-              help="For URLs, as fsspec takes them.")  # fmt: skip
+@_storage_option()
 def info(source: str, as_json: bool, storage_options: dict[str, Any] | None) -> None:
     """Print what INPUT holds; its matrix is not read."""
     from dataclasses import asdict
@@ -236,8 +242,7 @@ def info(source: str, as_json: bool, storage_options: dict[str, Any] | None) -> 
 @click.option("--overwrite", is_flag=True, help="Replace OUT if it is there.")
 @click.option("--option", "options", multiple=True, callback=_storage_options, metavar="KEY=VALUE",
               help="Options of the format, for instance genome=hg19.")  # fmt: skip
-@click.option("--storage-option", "storage_options", multiple=True, callback=_storage_options, metavar="KEY=VALUE",
-              help="For URLs, as fsspec takes them.")  # fmt: skip
+@_storage_option()
 def convert(
     source: str, out: str, overwrite: bool, options: dict[str, Any] | None, storage_options: dict[str, Any] | None
 ) -> None:

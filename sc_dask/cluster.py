@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Iterator
 from typing import Any
 
+from sc_dask import config
 from sc_dask.errors import InputError
 
 
@@ -16,8 +17,8 @@ def client(kind: str | None = None, *, timeout_s: float = 30) -> Iterator[Any]:
     Parameters
     ----------
     kind
-        ``tcp://host:port`` (or ``tls://``) of a scheduler; ``"processes"``: workers of this machine, one a core, started and
-        stopped here; ``"threads"`` or None: this process, nothing is started.
+        ``tcp://host:port`` (or ``tls://``) of a scheduler; ``"processes"``: workers of this machine, one a core,
+        started and stopped here; ``"threads"`` or None: this process, nothing is started.
     timeout_s
         How long to wait for the scheduler, and for its first worker.
 
@@ -36,13 +37,18 @@ def client(kind: str | None = None, *, timeout_s: float = 30) -> Iterator[Any]:
     from distributed import Client, LocalCluster
 
     if kind == "processes":
-        with LocalCluster(threads_per_worker=1, dashboard_address=None) as local, Client(local) as c:
+        local = LocalCluster(
+            n_workers=config.n_threads(), threads_per_worker=1, host="127.0.0.1", dashboard_address=None
+        )
+        with local, Client(local) as c:
             yield c
         return
     if kind is None or "://" not in kind:
         raise InputError(f"scheduler {kind!r}", "tcp://host:port, 'processes' or 'threads'")
     try:
         c = Client(kind, timeout=timeout_s)
+    except ValueError as err:  # no port, or no such protocol
+        raise InputError(f"scheduler {kind!r}: {err}", "tcp://host:port, 'processes' or 'threads'") from err
     except (OSError, TimeoutError) as err:
         raise InputError(
             f"no scheduler answers at {kind} ({type(err).__name__})", "a running one", "dask scheduler --port 8786"

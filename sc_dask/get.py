@@ -202,9 +202,10 @@ def obs_df(
         raise MissingKeyError(f"neither columns of obs nor genes: {_listed(missing)}", "keys of obs or gene names")
     out = {}
     if genes:
-        positions = np.asarray([names.get_loc(g) for g in genes])
-        if positions.dtype == object:
-            raise InputError("a gene name occurs more than once", "unique names", "adata.var_names_make_unique()")
+        twice = names[names.duplicated()].intersection(pd.Index(genes))
+        if len(twice):
+            raise InputError(f"{_listed(twice)} occurs more than once", "unique names", "adata.var_names_make_unique()")
+        positions = names.get_indexer(pd.Index(genes))
         lazy = collect_rows(to_dense, matrix(adata, layer, use_raw=use_raw).pick_cols(positions), dtype=None)
         values = run.compute(lazy)
         out = {g: values[:, i] for i, g in enumerate(genes)}
@@ -249,10 +250,7 @@ def rank_genes_groups_df(
         t.insert(0, "group", g)
         for name, col in (("pts", "pct_nz_group"), ("pts_rest", "pct_nz_reference")):
             if name in result:
-                pts = result[name]
-                reference = result["params"]["reference"]
-                from_col = g if g in pts or reference == "rest" else reference
-                t[col] = pts[from_col].reindex(t["names"]).to_numpy()
+                t[col] = result[name][g].reindex(t["names"]).to_numpy()
         tables.append(t)
     table = pd.concat(tables, ignore_index=True)
     table["group"] = pd.Categorical(table["group"], categories=groups)

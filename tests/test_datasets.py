@@ -241,7 +241,7 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=os.fspath(folder)))
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
-    monkeypatch.setattr(datasets, "PBMC3K_URL", f"http://127.0.0.1:{server.server_address[1]}/cells.tar.gz")
+    monkeypatch.setattr(datasets.real, "PBMC3K_URL", f"http://127.0.0.1:{server.server_address[1]}/cells.tar.gz")
     for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
         monkeypatch.delenv(name, raising=False)
     yield folder
@@ -255,7 +255,7 @@ def publish(site: Path, monkeypatch: pytest.MonkeyPatch, files: dict[str, bytes]
 
     content = archive_of(files)
     (site / "cells.tar.gz").write_bytes(content)
-    monkeypatch.setattr(datasets, "PBMC3K_SHA256", hashlib.sha256(content).hexdigest())
+    monkeypatch.setattr(datasets.real, "PBMC3K_SHA256", hashlib.sha256(content).hexdigest())
 
 
 def test_pbmc3k__downloads_once_and_checks(

@@ -318,10 +318,7 @@ def _from_dask(x: da.Array) -> RowBlocks:
         )
     if len(x.chunks[1]) > 1:
         x = x.rechunk({1: -1})
-    if sp.issparse(x._meta):
-        meta = sp.csr_matrix((0, 0), dtype=x.dtype)
-    else:
-        meta = np.empty((0, 0), x.dtype)
+    meta = sp.csr_matrix((0, 0), dtype=x.dtype) if sp.issparse(x._meta) else np.empty((0, 0), x.dtype)
     blocks = da.map_blocks(_as_block, x, dtype=x.dtype, meta=meta)
     return from_source(ForeignSource(blocks, blocks.name), np.concatenate([[0], np.cumsum(blocks.chunks[0])]))
 

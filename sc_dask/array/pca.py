@@ -38,6 +38,12 @@ def _signed(components: np.ndarray) -> np.ndarray:
     return components * np.where(signs == 0, 1, signs)[:, None]
 
 
+def _finite(values: np.ndarray) -> np.ndarray:
+    if not np.isfinite(values).all():
+        raise InputError("X holds NaN or infinite values", "finite numbers", "look at the genes' sums for NaN")
+    return values
+
+
 GRAM: Reduction[GramState, GramState] = Reduction(gram, merge_gram, update=gram_update)
 
 
@@ -56,7 +62,7 @@ def exact(x: RowBlocks, n_comps: int, *, zero_center: bool = True, dtype: Any = 
         state, _ = run.compute(lazy, laid, label="gram")
     else:
         state = run.compute(lazy, label="gram")
-    square = covariance(state) if zero_center else second_moment(state)
+    square = _finite(covariance(state) if zero_center else second_moment(state))
     total = float(np.trace(square))
     values, vectors = scipy.linalg.eigh(square, subset_by_index=[p - n_comps, p - 1], overwrite_a=True)
     components = _signed(np.ascontiguousarray(vectors[:, ::-1].T))
@@ -117,7 +123,7 @@ def randomized(
         if zero_center:
             mean = sums / n
             product = product - n * np.outer(mean, mean @ basis)
-        basis = np.linalg.qr(product)[0]
+        basis = np.linalg.qr(_finite(product))[0]
     lazy = scan_rows(SCORES, x, basis=basis, offset=mean @ basis)
     scores, (small, squares) = run.compute(lazy, label="scores")
     values, turn = np.linalg.eigh(small)
@@ -165,6 +171,7 @@ def incremental(x: RowBlocks, n_comps: int, *, chunk_size: int = 1000, dtype: An
         run.compute(laid, label="stage")
         lazy = fold_rows(FOLD, staged, n_comps=n_comps, tile_rows=chunk_size)
     state = inc.finish(run.compute(lazy, label="fold"), n_comps)
+    _finite(state.m2)
     components, variance, total = inc.components(state)
     components = _signed(components)
     return PCA(

@@ -181,7 +181,7 @@ def _pass_graph(
         args = expr.args(start, stop)
         vectors = tuple(tuple(r[start:stop] for r in of_one) for of_one in rows)
         key, lane = (name, i), i % n_lanes
-        task = (_step, last[lane], f"{name}-plan", f"{name}-outputs", i, args, _Item(vectors))
+        task: tuple[Any, ...] = (_step, last[lane], f"{name}-plan", f"{name}-outputs", i, args, _Item(vectors))
         if foreign:
             task = (*task, foreign.key(args))
         elif sent:

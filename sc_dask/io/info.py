@@ -122,7 +122,7 @@ def _of_anndata(location: Location, kind: str, root: Any, wanted: str) -> Info:
         if wanted == "raw/X":
             raise MissingKeyError(f"{location} has no raw", "raw with a matrix")
         raise MissingKeyError(f"{location} has no layer {wanted[7:]!r}", f"one of: {', '.join(layers) or 'nothing'}")
-    has = {
+    has: dict[str, Any] = {
         "obs": _columns(root, "obs"),
         "var": _columns(root, "var"),
         "layers": layers,

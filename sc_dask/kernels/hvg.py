@@ -17,6 +17,8 @@ from sc_dask.errors import InputError, ScDaskWarning
 Flavor = Literal["seurat", "cell_ranger"]
 FlavorV3 = Literal["seurat_v3", "seurat_v3_paper"]
 
+# in a bin of two genes both are 1 / sqrt(2) from its mean: equal, whatever the rounding of their sums says
+TIE_DECIMALS = 9
 MAD_OF_NORMAL = 0.6744897501960817  # median absolute deviation of a standard normal
 
 
@@ -71,7 +73,8 @@ def dispersion_table(
     if n_top_genes is None:
         chosen = _in_bounds(means, np.nan_to_num(norm), min_mean, max_mean, min_disp, max_disp)
     else:
-        chosen = np.nan_to_num(norm, nan=-np.inf) >= _nth_highest(norm, min(n_top_genes, len(norm)))
+        compared = np.round(norm, TIE_DECIMALS)
+        chosen = np.nan_to_num(compared, nan=-np.inf) >= _nth_highest(compared, min(n_top_genes, len(norm)))
     out = pd.DataFrame(
         {"means": np.zeros(len(keep)), "dispersions": 0.0, "dispersions_norm": 0.0, "highly_variable": False},
         index=index,
@@ -124,7 +127,7 @@ def combine_batches(
     else:
         by_name = np.argsort(index.to_numpy().astype(object), kind="stable")
         norm = np.nan_to_num(out["dispersions_norm"].to_numpy(), nan=-np.inf, posinf=np.inf, neginf=-np.inf)
-        order = by_name[np.lexsort((-norm[by_name], -n_batches[by_name]))]
+        order = by_name[np.lexsort((-np.round(norm[by_name], TIE_DECIMALS), -n_batches[by_name]))]
         chosen = np.zeros(len(index), bool)
         chosen[order[:n_top_genes]] = True
     out["highly_variable"] = chosen

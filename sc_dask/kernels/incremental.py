@@ -60,6 +60,9 @@ def _add(state: IncrementalState, tile: NDArray[np.float64], n_comps: int) -> In
     delta = tile_mean - state.mean
     total = n + b
     m2 = state.m2 + (tile**2).sum(axis=0) + delta**2 * (n * b / total)
+    mean = state.mean + delta * (b / total)
+    if not np.isfinite(m2).all():  # no eigenvectors: the caller sees it at the end
+        return IncrementalState(total, mean, m2, np.full((1, len(mean)), np.nan))
     rows = [state.scaled, tile]
     if n:
         rows.append((np.sqrt(n * b / total) * delta)[None, :])
@@ -67,7 +70,7 @@ def _add(state: IncrementalState, tile: NDArray[np.float64], n_comps: int) -> In
     # the left singular vectors from the small Gram matrix: many times faster than an SVD of the wide one
     values, left = scipy.linalg.eigh(stacked @ stacked.T)
     top = np.argsort(values)[::-1][:n_comps]
-    return IncrementalState(total, state.mean + delta * (b / total), m2, left[:, top].T @ stacked)
+    return IncrementalState(total, mean, m2, left[:, top].T @ stacked)
 
 
 def components(state: IncrementalState) -> tuple[NDArray[np.float64], NDArray[np.float64], float]:

@@ -1,7 +1,7 @@
 """Checkpoints: what each finished stage changed, beside the output, so that the same command resumes.
 
-``<out>.work/manifest.json`` lists the finished stages; ``<out>.work/<stage>.zarr`` holds a stage's changes. A stage counts only
-once the manifest names it, and the manifest is replaced whole.
+``<out>.work/manifest.json`` lists the finished stages; ``<out>.work/<stage>.zarr`` holds a stage's changes. A stage
+counts only once the manifest names it, and the manifest is replaced whole.
 """
 
 from __future__ import annotations

@@ -116,9 +116,9 @@ def run(
 ) -> Result:
     """Take counts to clusters, UMAP and markers, with X never in memory.
 
-    QC, filter, normalise, log1p, highly variable genes, PCA, neighbours, Leiden, UMAP, markers. Each stage is checkpointed in
-    ``<out>.work``: the same call after a crash goes on where it was and ends with the same result. With other settings it
-    goes on from the first stage that they change.
+    QC, filter, normalise, log1p, highly variable genes, PCA, neighbours, Leiden, UMAP, markers. Each stage is
+    checkpointed in ``<out>.work``: the same call after a crash goes on where it was and ends with the same result. With
+    other settings it goes on from the first stage that they change.
 
     Parameters
     ----------
@@ -309,7 +309,10 @@ def _open(job: _Run) -> AnnData:
     source = job.work / "input.zarr"
     with job.stage("convert") as before:
         if before is None or not exists(source):
-            options = {"overwrite": exists(source), "out_storage_options": dict(source.storage_options) or None}
+            options: dict[str, Any] = {
+                "overwrite": exists(source),
+                "out_storage_options": dict(source.storage_options) or None,
+            }
             convert(job.source.url, source.url, storage_options=dict(job.source.storage_options) or None, **options)
     s = job.settings
     facts = info(source, layer=s.input.layer, use_raw=s.input.use_raw)

@@ -26,7 +26,7 @@ class Input:
 
 @dataclass(frozen=True)
 class QC:
-    """Mitochondrial genes start with ``mt_prefix`` (upper or lower case), in var_names or the column ``gene_symbols``."""
+    """Mitochondrial genes start with ``mt_prefix`` (in any case), in var_names or the column ``gene_symbols``."""
 
     mt_prefix: str = "MT-"
     gene_symbols: str | None = None

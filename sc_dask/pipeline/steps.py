@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -114,7 +114,7 @@ def neighbors(adata: AnnData, s: Settings) -> None:
 
 def leiden(adata: AnnData, s: Settings) -> None:
     """Clusters of the graph."""
-    tl.leiden(adata, **s.section("leiden"), **({"directed": False} if s.leiden.flavor == "igraph" else {}))
+    tl.leiden(adata, **s.section("leiden"))
 
 
 def umap(adata: AnnData, s: Settings) -> None:
@@ -129,15 +129,7 @@ def markers(adata: AnnData, s: Settings) -> None:
     if len(sizes) < 2 or not groups:
         logger.warning("one cluster: no markers")
         return
-    tl.rank_genes_groups(
-        adata,
-        "leiden",
-        groups=groups,
-        method=s.markers.method,
-        n_genes=s.markers.n_genes,
-        pts=s.markers.pts,
-        use_raw=False,
-    )
+    tl.rank_genes_groups(adata, "leiden", groups=groups, use_raw=False, **s.section("markers"))
 
 
 STEPS: tuple[Step, ...] = (

@@ -106,7 +106,7 @@ def normalize_total(
 
 
 def _median(totals: np.ndarray, is_sparse: bool) -> float:
-    """Return the median as scanpy takes it: over all cells of a sparse matrix, over those with counts of a dense one."""
+    """Return scanpy's median: over all cells of a sparse matrix, over those with counts of a dense one."""
     if not is_sparse:
         totals = totals[totals > 0]
     median = float(np.median(totals)) if len(totals) else 0.0

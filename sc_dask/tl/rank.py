@@ -75,9 +75,9 @@ def rank_genes_groups(
 
     Writes
     ------
-    uns ``rank_genes_groups``: records ``names``, ``scores``, ``logfoldchanges`` (float32), ``pvals``, ``pvals_adj`` with a
-    field per group; ``params``; tables ``pts`` and ``pts_rest``. No field holds missing values, so that it writes and
-    reads back.
+    uns ``rank_genes_groups``: records ``names``, ``scores``, ``logfoldchanges`` (float32), ``pvals``, ``pvals_adj`` with
+    a field per group; ``params``; tables ``pts`` and ``pts_rest``. No field holds missing values, so that it writes
+    and reads back.
 
     Passes: 1 for any number of groups. Memory: 24 bytes per gene, group and thread.
 
@@ -94,6 +94,8 @@ def rank_genes_groups(
     method = method or "t-test"
     if method not in ("t-test", "t-test_overestim_var"):
         raise InputError(f"method={method!r}", "'t-test' or 't-test_overestim_var'")
+    if corr_method not in ("benjamini-hochberg", "bonferroni"):
+        raise InputError(f"corr_method={corr_method!r}", "'benjamini-hochberg' or 'bonferroni'")
     names, codes, tested, ref = _groups(adata, groupby, groups, reference)
     adata = adata.copy() if copy else adata
     x = get.matrix(adata, layer, use_raw=use_raw)
@@ -176,6 +178,6 @@ def _records(
         records = np.empty(n, dtype=[(g, kind) for g in groups])
         for i, g in enumerate(groups):
             picked = values[i][order[i]]
-            records[g] = np.nan_to_num(picked) if name == "logfoldchanges" else picked
+            records[g] = np.nan_to_num(picked.astype(kind)) if name == "logfoldchanges" else picked
         out[name] = records.view(np.recarray) if name == "names" else records
     return out

@@ -170,13 +170,14 @@ def test_rank_genes_groups_df__is_scanpys(options: dict[str, Any], pts: bool) ->
     pd.testing.assert_frame_equal(ours[theirs.columns], theirs, check_dtype=False, check_categorical=False)
 
 
-def test_rank_genes_groups_df__shares_of_the_reference() -> None:
+def test_rank_genes_groups_df__shares_of_the_group_and_the_rest() -> None:
     adata = logged()
-    sd.tl.rank_genes_groups(adata, "group", reference="b", pts=True)
+    sd.tl.rank_genes_groups(adata, "group", pts=True)
     table = sd.get.rank_genes_groups_df(adata, "a").set_index("names")
-    for name, of in (("pct_nz_group", "a"), ("pct_nz_reference", "b")):
-        expected = (DENSE[adata.obs["group"] == of] > 0).mean(axis=0)
-        np.testing.assert_allclose(table[name].reindex(adata.var_names), expected)
+    for name, cells in (("pct_nz_group", adata.obs["group"] == "a"), ("pct_nz_reference", adata.obs["group"] != "a")):
+        np.testing.assert_allclose(table[name].reindex(adata.var_names), (DENSE[cells] > 0).mean(axis=0))
+    sd.tl.rank_genes_groups(adata, "group", reference="b", pts=True)
+    assert set(adata.uns["rank_genes_groups"]["pts"]) == {"a", "b", "c"}  # the reference's own shares are there
 
 
 def test_rank_genes_groups_df__what_is_not_there() -> None:

@@ -49,7 +49,7 @@ def test_hvg__subset_and_inplace_agree(flavor: str, batch_key: str | None) -> No
     pd.testing.assert_frame_equal(part, whole[whole["highly_variable"]])
     adata = lazy(FLAVORS[flavor]())
     assert sd.pp.highly_variable_genes(adata, subset=True, **options) is None
-    assert adata.n_vars == 15 and list(adata.var_names) == list(part.index)
+    assert adata.n_vars >= 15 and list(adata.var_names) == list(part.index)  # more where the last ones are equal
     np.testing.assert_array_equal(adata.X.compute().toarray(), FLAVORS[flavor]()[:, part.index].X.toarray())
 
 

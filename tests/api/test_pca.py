@@ -55,7 +55,7 @@ def test_pca__genes_by_default_those_that_vary() -> None:
     mask = np.arange(N_VARS) < 30
     for mask_var in (None, "picked", mask):
         sd.pp.pca(adata, n_comps=5, mask_var=mask_var)
-        used = (adata.varm["PCs"] != 0).any(axis=1)
+        used = (np.abs(adata.varm["PCs"]) > 1e-12).any(axis=1)
         wanted = np.arange(N_VARS) != 7  # the gene that nobody has
         wanted &= True if mask_var is None else mask if mask_var is mask else adata.var["picked"].to_numpy()
         np.testing.assert_array_equal(used, wanted)
@@ -110,7 +110,6 @@ def test_pca__a_layer_a_view_and_a_copy() -> None:
         ({"svd_solver": "lobpcg"}, "svd_solver='lobpcg'; expected one of: gram, randomized, incremental"),
         ({"chunked": True, "svd_solver": "gram"}, "chunked=True with svd_solver='gram'"),
         ({"chunk_size": 50}, "chunk_size=50 with svd_solver='gram'"),
-        ({"random_state": 1}, "random_state=1 with svd_solver='gram'"),
         ({"chunked": True, "zero_center": False}, "zero_center=False with svd_solver='incremental'"),
         ({"n_comps": 61}, "n_comps=61 for 90 cells and 60 genes; expected a number from 1 to 60"),
         ({"n_comps": 31, "mask_var": "picked"}, "n_comps=31 for 90 cells and 30 genes"),

@@ -1,4 +1,4 @@
-"""Cells to work on: a generator for any number of them, and PBMC3k.
+"""Simulated cells: a generator for any number of them.
 
 The generator is a reader like any other (`SimulatedSource`): X is made block by block where it is used.
 """
@@ -10,7 +10,6 @@ import hashlib
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import anndata as ad
@@ -21,7 +20,7 @@ import scipy.sparse as sp
 from sc_dask import config
 from sc_dask.array import blocks
 from sc_dask.array.source import METER, Block
-from sc_dask.errors import FormatError, InputError, StoreError
+from sc_dask.errors import InputError
 from sc_dask.kernels.simulate import alias_table, sample_cells
 
 MITOCHONDRIAL = tuple(
@@ -30,17 +29,6 @@ MITOCHONDRIAL = tuple(
 _COUNT_TILE, _CELL_TILE = 64, 1024  # rows with a seed of their own: what makes a block's place irrelevant
 _GENES, _CELLS, _COUNTS = range(3)  # streams of random numbers under one seed
 
-PBMC3K_URL = "https://cf.10xgenomics.com/samples/cell-exp/1.1.0/pbmc3k/pbmc3k_filtered_gene_bc_matrices.tar.gz"
-PBMC3K_SHA256 = "847d6ebd9a1ec9a768f2be7e40ca42cbfe75ebeb6d76a4c24167041699dc28b5"
-_PBMC3K_FOLDER = Path("filtered_gene_bc_matrices", "hg19")
-_PBMC3K_FILES = {
-    "barcodes.tsv": "58c2a224a2b4258f7e8799a18890bda6d23824b247b80db2b08a0dcc36a4c660",
-    "genes.tsv": "8778dd78085086be6dcafa8334f95f7cf76b25526e8ef2b63186db5127a1492c",
-    "matrix.mtx": "7d92358b9d29128a225c50f2a662d6ccca9c71bc665e0af82692ed1361eb94e4",
-}
-
-
-# -- simulated cells -----------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -350,81 +338,3 @@ def _bounds(source: SimulatedSource) -> np.ndarray:
     assert budget is not None
     n_rows = max(1, int(budget / (8 * _genes_per_cell(source))) // _COUNT_TILE) * _COUNT_TILE
     return np.append(np.arange(0, source.n_obs, n_rows), source.n_obs)
-
-
-# -- real cells ----------------------------------------------------------------------------------
-
-
-def pbmc3k(path: str | os.PathLike[str] | None = None) -> Path:
-    """Return the folder of 2,700 blood cells x 32,738 genes of 10x Genomics (CC BY 4.0), as Cell Ranger 1.1 wrote them.
-
-    Taken from ``$SC_DASK_DATA/pbmc3k`` where that is set and has it, else downloaded once (7.3 MB) and checked:
-    the archive and each file in it by SHA-256.
-
-    Parameters
-    ----------
-    path
-        Folder to keep the download in; None: looks at ``SC_DASK_DATA``, then uses the user's cache.
-
-    Returns
-    -------
-    Folder with ``matrix.mtx``, ``genes.tsv`` and ``barcodes.tsv``, for ``sc_dask.convert``.
-
-    Raises
-    ------
-    StoreError
-        It is not there and cannot be downloaded.
-    FormatError
-        What came is not the published file.
-    """
-    given = os.environ.get("SC_DASK_DATA")
-    if path is None and given:
-        folder = Path(given) / "pbmc3k" / _PBMC3K_FOLDER
-        if folder.is_dir():
-            return folder
-    import pooch
-
-    needed = "pbmc3k" / _PBMC3K_FOLDER
-    cache = Path(path) if path is not None else Path(pooch.os_cache("sc_dask"))
-    try:
-        pooch.retrieve(
-            PBMC3K_URL,
-            known_hash=f"sha256:{PBMC3K_SHA256}",
-            fname="pbmc3k_filtered_gene_bc_matrices.tar.gz",
-            path=cache,
-            processor=pooch.Untar(extract_dir="pbmc3k"),
-            downloader=pooch.HTTPDownloader(timeout=30),
-        )
-    except ValueError as error:  # pooch's word for a wrong checksum
-        raise FormatError(
-            f"found another file at {PBMC3K_URL}",
-            f"SHA-256 {PBMC3K_SHA256}",
-            f"remove what is in {cache} and try again, or set SC_DASK_DATA to a folder that has {needed}",
-        ) from error
-    except OSError as error:
-        raise StoreError(
-            f"could not download {PBMC3K_URL} ({type(error).__name__})",
-            "a network, or the data on this machine",
-            f"set SC_DASK_DATA to a folder that has {needed}, or use sc_dask.datasets.simulate",
-        ) from error
-    folder = cache / "pbmc3k" / _PBMC3K_FOLDER
-    for name, expected in _PBMC3K_FILES.items():
-        with (folder / name).open("rb") as file:
-            if hashlib.file_digest(file, "sha256").hexdigest() != expected:
-                raise FormatError(
-                    f"found a changed {folder / name}", f"SHA-256 {expected}", f"remove {cache} and try again"
-                )
-    return folder
-
-
-def demo_source(folder: str | os.PathLike[str]) -> tuple[Path, str]:
-    """Return the input of the demonstration and a sentence that says what it is.
-
-    PBMC3k where `pbmc3k` finds it; else, without a network, 20,000 simulated cells written under ``folder``.
-    """
-    try:
-        return pbmc3k(), "input: PBMC3k, 2,700 blood cells (10x Genomics)"
-    except StoreError as err:
-        path = Path(folder) / "simulated.zarr"
-        simulate(20_000, 5_000, n_groups=8, n_batches=2, seed=0, out=path)
-        return path, f"input: 20,000 simulated cells, because PBMC3k is not here: {err.found}"
