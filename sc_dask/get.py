@@ -122,7 +122,8 @@ def batches(adata: AnnData, batch_key: str | None) -> tuple[np.ndarray | None, l
 def embedding(adata: AnnData, use_rep: str | None = None, n_pcs: int | None = None) -> np.ndarray:
     """Return the coordinates of the cells (n_obs, n_dims) that graph functions work on.
 
-    As scanpy chooses: ``use_rep`` if given (``"X"`` is X itself); X with ``n_pcs=0`` or with at most 50 genes; else ``X_pca``.
+    As scanpy chooses: ``use_rep`` if given (``"X"`` is X itself); X with ``n_pcs=0`` or with at most 50 genes;
+    else ``X_pca``.
     """
     if use_rep is None and (n_pcs == 0 or adata.n_vars <= 50):
         use_rep = "X"

@@ -1,8 +1,8 @@
 """One-dimensional zarr arrays on a local disk, decoded chunk by chunk straight into the result.
 
-zarr's own pipeline copies every chunk through buffers and an event loop. The long vectors of a sparse matrix (data, indices)
-need none of that: a chunk is read by one ``pread``, checked, and decompressed where it belongs. A chunk that two blocks share
-is decoded once and kept for the neighbour. What is not supported here is left to zarr.
+zarr's own pipeline copies every chunk through buffers and an event loop. The long vectors of a sparse matrix (data,
+indices) need none of that: a chunk is read at once, checked, and decompressed where it belongs. A chunk that two blocks
+share is decoded once and kept for the neighbour. What is not supported here is left to zarr.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Incremental PCA (Ross et al. 2008): components of all rows so far, from those of the rows before and one more tile."""
+"""Incremental PCA (Ross et al. 2008): components of all rows so far, from those before and one tile more."""
 
 from __future__ import annotations
 

@@ -102,17 +102,15 @@ def highly_variable_genes(
         table = _by_bins(adata, layer, n_top_genes, cutoffs, n_bins, flavor, batch_key)
     if not inplace:
         return table[table["highly_variable"]] if subset else table
-    _write(adata, table, flavor, batch_key)
+    _write(adata, table, flavor)
     if subset:
         slots.subset(adata, "var", table["highly_variable"].to_numpy())
     return None
 
 
-def _write(adata: AnnData, table: pd.DataFrame, flavor: str, batch_key: str | None) -> None:
+def _write(adata: AnnData, table: pd.DataFrame, flavor: str) -> None:
     if "dispersions_norm" in table:
         table = table.assign(dispersions_norm=table["dispersions_norm"].astype(np.float32))
-    elif batch_key is None:
-        table = table.drop(columns="highly_variable_nbatches")
     writes: dict[tuple[str, str], Any] = {("uns", "hvg"): {"flavor": flavor}}
     writes |= {("var", str(c)): table[c].to_numpy() for c in table}
     slots.write(adata, writes, writer="pp.highly_variable_genes")
@@ -175,7 +173,7 @@ def _by_curve(
         ]
     )
     all_cells = hvg.whole(m)
-    return tables.seurat_v3_table(
+    table = tables.seurat_v3_table(
         all_cells.mean[0],
         variance(all_cells)[0],
         normalized,
@@ -183,3 +181,4 @@ def _by_curve(
         flavor=flavor,
         index=adata.var_names,
     )
+    return table if batch_key is not None else table.drop(columns="highly_variable_nbatches")

@@ -75,8 +75,8 @@ def rank_genes_groups(
 
     Writes
     ------
-    uns ``rank_genes_groups``: records ``names``, ``scores``, ``logfoldchanges`` (float32), ``pvals``, ``pvals_adj`` with
-    a field per group; ``params``; tables ``pts`` and ``pts_rest``. No field holds missing values, so that it writes
+    uns ``rank_genes_groups``: records ``names``, ``scores``, ``logfoldchanges`` (float32), ``pvals``, ``pvals_adj``
+    with a field per group; ``params``; tables ``pts`` and ``pts_rest``. No field holds missing values, so that it writes
     and reads back.
 
     Passes: 1 for any number of groups. Memory: 24 bytes per gene, group and thread.

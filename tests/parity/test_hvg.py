@@ -24,6 +24,7 @@ def pbmc3k(_pbmc3k_filtered: ad.AnnData) -> ad.AnnData:
 def kang(data_dir: Path) -> ad.AnnData:
     adata = ad.read_h5ad(data_dir / "kang" / "kang_12k_1287genes_counts.h5ad")
     assert adata.obs["sample_id"].nunique() == 8
+    adata.obs["sample_id"] = adata.obs["sample_id"].astype("category")  # scanpy takes nothing else
     return _normalised(adata)
 
 
