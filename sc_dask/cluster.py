@@ -38,7 +38,7 @@ def client(kind: str | None = None, *, timeout_s: float = 30) -> Iterator[Any]:
 
     if kind == "processes":
         local = LocalCluster(
-            n_workers=config.n_threads(), threads_per_worker=1, host="127.0.0.1", dashboard_address=None
+            n_workers=config.n_threads(), threads_per_worker=1, host="127.0.0.1", dashboard_address="127.0.0.1:0"
         )
         with local, Client(local) as c:
             yield c

@@ -9,7 +9,7 @@ import posixpath
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -197,7 +197,7 @@ def _stages(job: _Run, json_at: Location, start: float) -> Result:
         "stages": job.stages,
         "total": _total(job.stages, time.perf_counter() - start),
     }
-    write_bytes(json_at, json.dumps(report, indent=1, default=str).encode())
+    write_bytes(json_at, json.dumps(report, indent=1, allow_nan=False).encode())
     return Result(str(job.out), names, markers, str(json_at), report)
 
 
@@ -327,7 +327,7 @@ def _write(job: _Run, adata: AnnData) -> None:
         "version": __version__,
         "run": job.keys["write"],
         "input": str(job.source),
-        "settings": json.dumps(asdict(job.settings), default=str),
+        "settings": json.dumps({f.name: job.settings.sections([f.name]) for f in fields(job.settings)}, allow_nan=False),
     }
     slots.write(adata, {("uns", "sc_dask"): about}, writer="pipeline")
     write(adata, job.out.url, storage_options=dict(job.out.storage_options) or None, overwrite=job.overwrite)

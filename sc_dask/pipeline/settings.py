@@ -176,8 +176,10 @@ class Settings:
         return dataclasses.asdict(getattr(self, name))
 
     def sections(self, names: Iterable[str]) -> dict[str, Any]:
-        """Return the options of several sections as one dict."""
-        return {k: v for name in names for k, v in self.section(name).items()}
+        """Return the options of several sections as one dict as JSON holds it: lists, and infinity as text."""
+        options = {k: v for name in names for k, v in self.section(name).items()}
+        as_text = {k: str(v) for k, v in options.items() if isinstance(v, float) and math.isinf(v)}
+        return options | as_text | {k: list(v) for k, v in options.items() if isinstance(v, tuple)}
 
 
 # -- types ---------------------------------------------------------------------------------------

@@ -76,8 +76,8 @@ def rank_genes_groups(
     Writes
     ------
     uns ``rank_genes_groups``: records ``names``, ``scores``, ``logfoldchanges`` (float32), ``pvals``, ``pvals_adj``
-    with a field per group; ``params``; tables ``pts`` and ``pts_rest``. No field holds missing values, so that it writes
-    and reads back.
+    with a field per group; ``params``; tables ``pts`` and ``pts_rest``. No field holds missing values, so that it
+    writes and reads back.
 
     Passes: 1 for any number of groups. Memory: 24 bytes per gene, group and thread.
 
@@ -138,7 +138,7 @@ def _groups(
         if g not in names:
             raise MissingKeyError(f"no group {g!r} in obs[{groupby!r}]", f"one of: {', '.join(names)}")
     ref = None if reference == "rest" else names.index(str(reference))
-    tested = sorted(names.index(g) for g in set(wanted) if names.index(g) != ref)
+    tested = [g for g in dict.fromkeys(names.index(g) for g in wanted) if g != ref]
     sizes = np.bincount(cat.codes[cat.codes >= 0], minlength=len(names))
     small = [names[g] for g in {*tested, *([] if ref is None else [ref])} if sizes[g] < 2]
     if small:

@@ -40,7 +40,7 @@ def test_filter__is_scanpys(what: str, bound: dict[str, Any], dtype: str) -> Non
 
     assert FUNCTIONS[what](adata, **bound) is None
     getattr(sc.pp, f"filter_{what}")(expected, **bound)
-    assert isinstance(adata.X, RowBlocks) and 0 < min(adata.shape)
+    assert isinstance(adata.X, RowBlocks) and min(adata.shape) > 0
     assert adata.shape == expected.shape and adata.shape != (N_OBS, N_VARS)
     assert adata.obs_names.equals(expected.obs_names) and adata.var_names.equals(expected.var_names)
     frames = (adata.obs, expected.obs) if what == "cells" else (adata.var, expected.var)

@@ -39,6 +39,15 @@ def test_matrix__a_lazy_x_is_itself() -> None:
     assert source_of(adata).passes == 1
 
 
+def test_matrix__raw_or_a_layer() -> None:
+    adata = counts()
+    adata.raw = adata.copy()
+    adata.X = adata.X * 2
+    np.testing.assert_array_equal(run.materialise(sd.get.matrix(adata, use_raw=True)).toarray(), DENSE)
+    with pytest.raises(InputError, match="both use_raw=True and a layer"):
+        sd.get.matrix(adata, "spare", use_raw=True)
+
+
 def test_matrix__views_are_found_again_with_their_facts() -> None:
     adata = lazy(counts())
     sd.pp.calculate_qc_metrics(adata, percent_top=None, inplace=True)

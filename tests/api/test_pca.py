@@ -74,12 +74,18 @@ def test_pca__number_of_components_by_default() -> None:
 
 @pytest.mark.parametrize(
     "options",
-    [{"svd_solver": "incremental", "chunk_size": 90}, {"chunked": True}, {"svd_solver": "randomized", "random_state": 3}],
+    [
+        {"svd_solver": "incremental", "chunk_size": 90},
+        {"chunked": True},
+        {"svd_solver": "randomized", "random_state": 3},
+    ],
     ids=str,
 )
 def test_pca__other_solvers_find_the_same(options: dict[str, Any]) -> None:
     rng = np.random.default_rng(0)
-    strong = rng.normal(size=(N_OBS, 4)) * [40, 20, 10, 5] @ rng.normal(size=(4, N_VARS)) + rng.normal(size=(N_OBS, N_VARS))
+    strong = rng.normal(size=(N_OBS, 4)) * [40, 20, 10, 5] @ rng.normal(size=(4, N_VARS)) + rng.normal(
+        size=(N_OBS, N_VARS)
+    )
     adata = lazy(ad.AnnData(strong.astype(np.float32)))
     sd.pp.pca(adata, n_comps=3)
     sd.pp.pca(adata, n_comps=3, key_added="other", dtype="float64", **options)

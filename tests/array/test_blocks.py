@@ -153,7 +153,9 @@ def test_rowblocks__is_a_dask_array(kind: str) -> None:
     np.testing.assert_array_equal(values(x.persist(scheduler="sync")), DENSE)
     blocks = [b.compute(scheduler="sync") for b in x.to_delayed().ravel()]
     assert [b.shape[0] for b in blocks] == [5, 0, 1, 11, 6]
-    np.testing.assert_array_equal(np.asarray(x.map_blocks(lambda b: b * 2).compute(scheduler="sync").sum()), 2 * DENSE.sum())
+    np.testing.assert_array_equal(
+        np.asarray(x.map_blocks(lambda b: b * 2).compute(scheduler="sync").sum()), 2 * DENSE.sum()
+    )
     assert len(x.dask.layers[x.name]) == 6 == len(set(x.dask.layers[x.name]))
     with pytest.raises(KeyError):
         x.dask.layers[x.name][x.name, 5, 0]
@@ -208,7 +210,9 @@ def test_rebounded__cuts_the_same_rows_elsewhere() -> None:
 # -- where they come from ------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", [np.asarray, np.asfortranarray, sp.csr_matrix, sp.csc_matrix, sp.coo_matrix, sp.csr_array])
+@pytest.mark.parametrize(
+    "kind", [np.asarray, np.asfortranarray, sp.csr_matrix, sp.csc_matrix, sp.coo_matrix, sp.csr_array]
+)
 def test_from_array__takes_what_is_in_memory(kind: Any) -> None:
     x = from_array(kind(DENSE))
     assert x.expr.is_sparse == sp.issparse(kind(DENSE))
@@ -230,8 +234,12 @@ def test_from_array__an_array_that_changes_is_a_new_x() -> None:
 
 FOREIGN = {
     "dense, column chunks": lambda: da.from_array(DENSE, chunks=(7, 4)),
-    "csr": lambda: da.from_array(DENSE, chunks=(7, -1)).map_blocks(sp.csr_matrix, meta=sp.csr_matrix((0, 0), dtype="f4")),
-    "csc": lambda: da.from_array(DENSE, chunks=(7, -1)).map_blocks(sp.csc_matrix, meta=sp.csc_matrix((0, 0), dtype="f4")),
+    "csr": lambda: da.from_array(DENSE, chunks=(7, -1)).map_blocks(
+        sp.csr_matrix, meta=sp.csr_matrix((0, 0), dtype="f4")
+    ),
+    "csc": lambda: da.from_array(DENSE, chunks=(7, -1)).map_blocks(
+        sp.csc_matrix, meta=sp.csc_matrix((0, 0), dtype="f4")
+    ),
     "concatenated": lambda: da.concatenate([da.from_array(DENSE[:9], chunks=4), da.from_array(DENSE[9:], chunks=5)]),
 }
 

@@ -45,7 +45,10 @@ def test_compute__everything_of_one_x_in_one_pass(scheduler: str) -> None:
     scan = Reduction(lambda b: (b[:, 0], b.sum()), lambda a, b: a + b)
     with compute_counter() as counted:
         total, first, (rows, whole), sizes = run.compute(
-            reduce_rows(SUM, x), collect_rows(lambda b: b[:, 0], x), scan_rows(scan, x), each_block(lambda b, i: len(b), x)
+            reduce_rows(SUM, x),
+            collect_rows(lambda b: b[:, 0], x),
+            scan_rows(scan, x),
+            each_block(lambda b, i: len(b), x),
         )
     assert counted.n == 1
     assert source_of(x).times_read().tolist() == [1] * 20

@@ -99,7 +99,7 @@ def two_processes() -> Iterator[Any]:
     """A LocalCluster of two worker processes of one thread; a test connects a client of its own."""
     from distributed import LocalCluster
 
-    with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None, host="127.0.0.1") as cluster:
+    with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address="127.0.0.1:0", host="127.0.0.1") as cluster:
         yield cluster
 
 

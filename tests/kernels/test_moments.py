@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import functools
+from fractions import Fraction
+
 import numpy as np
 import pytest
 import scipy.sparse as sp
@@ -7,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sc_dask.errors import InputError
-from sc_dask.kernels.moments import Moments, clipped_sums, merge_moments, moments, variance
+from sc_dask.kernels.moments import Moments, clipped_sums, merge_moments, moments, of_integers, variance
 
 
 def counts(dtype=np.float64) -> np.ndarray:
@@ -118,3 +121,31 @@ def test_moments__refuse_bad_groups_and_options():
         moments(x, None, 2)
     with pytest.raises(InputError, match="base"):
         moments(x, base=2.0)
+
+
+@pytest.mark.parametrize("scale", [1, 50, 100_000])
+def test_of_integers__are_the_same_bits_however_cells_are_cut(scale: int) -> None:
+    rng = np.random.default_rng(0)
+    x = rng.poisson(0.3, (501, 40)) * rng.integers(1, scale + 1, (501, 40))
+    groups = rng.integers(-1, 3, 501).astype(np.int32)
+    found = []
+    for cut in ([0, 501], [0, 3, 77, 77, 400, 501], list(range(502))):
+        parts = [moments(x[lo:hi].astype(np.float32), groups[lo:hi], 3) for lo, hi in zip(cut, cut[1:], strict=False)]
+        found.append(of_integers(functools.reduce(merge_moments, parts)))
+    for other in found[1:]:
+        for field in ("n", "mean", "m2", "nnz"):
+            np.testing.assert_array_equal(getattr(other, field), getattr(found[0], field))
+    for g in range(3):
+        whole = x[groups == g].astype(np.float32).astype(object)  # Python's integers and fractions are exact
+        sums, squares = whole.sum(axis=0), (whole**2).sum(axis=0)
+        m2 = [float(Fraction(int(q)) - Fraction(int(s)) ** 2 / len(whole)) for s, q in zip(sums, squares, strict=True)]
+        np.testing.assert_array_equal(found[0].mean[g], (sums / len(whole)).astype(float))
+        np.testing.assert_allclose(found[0].m2[g], m2, rtol=1e-15)
+
+
+def test_of_integers__leaves_sums_of_squares_beyond_certainty() -> None:
+    m = Moments(np.array([2]), np.array([[1e9 + 0.5]]), np.array([[0.5]]), np.array([[2]]))
+    out = of_integers(m)
+    assert out.m2[0, 0] == 0.5 and out.mean[0, 0] == m.mean[0, 0]
+    empty = of_integers(moments(np.zeros((0, 3), np.float32)))
+    assert empty.mean.tolist() == [[0, 0, 0]] == empty.m2.tolist()

@@ -22,7 +22,7 @@ from sc_dask import slots
 from sc_dask.array.blocks import RowBlocks
 from sc_dask.log import stage
 from sc_dask.testing import compute_counter, lazy, source_of
-from tests.laws.compare import differences, differ, leaves, slots_of
+from tests.laws.compare import differ, differences, leaves, slots_of
 from tests.laws.registry import ABSENT, CASES, N_OBS, N_VARS, OWN, READING, Case, counts, public
 
 pytestmark = pytest.mark.filterwarnings("ignore::sc_dask.errors.ScDaskWarning")

@@ -53,9 +53,7 @@ MERGES = {
     "hvg.CLIPPED": Merge(hvg.CLIPPED, groups, lambda x: {"clip": np.full((N_GROUPS, x.shape[1]), 2.5)}),
     "pca.GRAM": Merge(pca.GRAM, const=lambda x: {"dtype": np.float64}),
     "pca.TIMES_GRAM": Merge(pca.TIMES_GRAM, const=lambda x: {"basis": basis(x)}),
-    "pca.SCORES": Merge(
-        pca.SCORES, const=lambda x: {"basis": basis(x), "offset": np.array([1.0, -2.0])}, scans=True
-    ),
+    "pca.SCORES": Merge(pca.SCORES, const=lambda x: {"basis": basis(x), "offset": np.array([1.0, -2.0])}, scans=True),
     "normalize.ANY_CELL": Merge(
         normalize.ANY_CELL, lambda x: (np.asarray(x.sum(axis=1)).ravel(),), lambda x: {"max_fraction": 0.4}
     ),
@@ -120,7 +118,9 @@ def test_merge__any_split_and_order_gives_the_whole(name: str, dense: bool, data
         states[i : i + 2] = [m.reduction.merge(states[i], states[i + 1])]
     assert_same(m.reduction.finalize(states[0]), m.reduction.finalize(whole))
     for kept, now in zip(before, originals, strict=True):
-        assert all(np.array_equal(a, b, equal_nan=a.dtype.kind == "f") for a, b in zip(flat(kept), flat(now)))
+        assert all(
+            np.array_equal(a, b, equal_nan=a.dtype.kind == "f") for a, b in zip(flat(kept), flat(now), strict=True)
+        )
 
     shuffled = data.draw(st.permutations(originals))  # lanes do not end in the order of the rows
     state = shuffled[0]

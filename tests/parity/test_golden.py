@@ -67,7 +67,9 @@ def test_hvg__matches_seurat_v3(golden_dir: Path, expressed: ad.AnnData) -> None
 
 def test_hvg__matches_seurats_features_for_integration(golden_dir: Path, expressed: ad.AnnData) -> None:
     chosen_by_seurat = pd.Index(pd.read_csv(golden_dir / "seurat_hvg_v3_batch.csv")["x"])
-    expressed.obs["dummy_tech"] = ("source_" + pd.array([*range(1, 6), 5]).repeat(500).astype("string"))[: expressed.n_obs]
+    expressed.obs["dummy_tech"] = ("source_" + pd.array([*range(1, 6), 5]).repeat(500).astype("string"))[
+        : expressed.n_obs
+    ]
     shares = {}
     for flavor in ("seurat_v3_paper", "seurat_v3"):
         table = sd.pp.highly_variable_genes(

@@ -40,9 +40,26 @@ def theirs(_pbmc3k: ad.AnnData) -> ad.AnnData:
     return flow(_pbmc3k.copy(), sc.pp)
 
 
+Counted = tuple[ad.AnnData, np.ndarray, float]
+
+
+def counted_flow(counts: ad.AnnData, min_genes: int = 200) -> Counted:
+    """Return the result, how often each row was read by the loader, and the passes that the stage reports."""
+    adata = lazy(counts, 9)
+    source = source_of(adata)
+    with stage("to X_pca") as s:
+        adata = flow(adata, sd.pp, min_genes)
+    return adata, source.times_read(), s.passes
+
+
 @pytest.fixture(scope="module")
-def ours(_pbmc3k: ad.AnnData) -> ad.AnnData:
-    return flow(lazy(_pbmc3k, 9), sd.pp)
+def counted(_pbmc3k: ad.AnnData) -> Counted:
+    return counted_flow(_pbmc3k)
+
+
+@pytest.fixture(scope="module")
+def ours(counted: Counted) -> ad.AnnData:
+    return counted[0]
 
 
 def test_pbmc3k__numbers_of_the_tutorial(pbmc3k_counts: ad.AnnData, ours: ad.AnnData) -> None:
@@ -80,22 +97,20 @@ def test_pbmc3k__components_are_scanpys(ours: ad.AnnData, theirs: ad.AnnData) ->
     np.testing.assert_allclose(scores, theirs.obsm["X_pca"][:, :20], atol=1e-2)
 
 
-@pytest.mark.parametrize("min_genes", [200, 500], ids=["keeps all cells", "drops cells"])
-def test_pbmc3k__at_most_four_reads_to_principal_components(pbmc3k_counts: ad.AnnData, min_genes: int) -> None:
-    adata = lazy(pbmc3k_counts, 9)
-    source = source_of(adata)
-    with stage("to X_pca") as s:
-        adata = flow(adata, sd.pp, min_genes)
-    assert adata.obsm["X_pca"].shape[1] == 50 and (min_genes == 200) == (adata.n_obs == 2638)
-    assert source.times_read().max() <= (3 if min_genes == 200 else 4)
-    assert s.passes <= 4
+def test_pbmc3k__at_most_four_reads_to_principal_components(pbmc3k_counts: ad.AnnData, counted: Counted) -> None:
+    adata, times_read, passes = counted
+    assert adata.obsm["X_pca"].shape == (2638, 50)
+    assert times_read.max() == 3 and passes <= 3  # filter_cells dropped nothing: what QC learnt of the genes holds
+    fewer, times_read, passes = counted_flow(pbmc3k_counts, min_genes=500)
+    assert fewer.n_obs < 2638
+    assert times_read.max() == 4 and passes <= 4
 
 
 def test_pbmc3k__in_memory_the_same(pbmc3k_counts: ad.AnnData, ours: ad.AnnData) -> None:
     adata = flow(pbmc3k_counts, sd.pp)
     assert type(adata.X) is type(pbmc3k_counts.X)
     pd.testing.assert_frame_equal(adata.obs, ours.obs, rtol=RTOL)
-    pd.testing.assert_frame_equal(adata.var, ours.var, rtol=RTOL)
+    pd.testing.assert_frame_equal(adata.var, ours.var, rtol=RTOL, atol=RTOL)
     np.testing.assert_allclose(adata.obsm["X_pca"], ours.obsm["X_pca"], atol=1e-4)
 
 
@@ -103,12 +118,13 @@ def test_pbmc3k__in_memory_the_same(pbmc3k_counts: ad.AnnData, ours: ad.AnnData)
 
 
 @pytest.fixture(scope="module")
-def labelled(ours: ad.AnnData, theirs: ad.AnnData, data_dir: Path) -> tuple[ad.AnnData, ad.AnnData]:
+def labelled(theirs: ad.AnnData, data_dir: Path) -> tuple[ad.AnnData, ad.AnnData]:
+    """The same logarithmised values twice, lazy and in memory, with the published labels."""
     published = ad.read_h5ad(data_dir / "pbmc3k" / "pbmc3k_processed_reference.h5ad")
-    for adata in (ours, theirs):
-        adata.obs["louvain"] = published.obs["louvain"].reindex(adata.obs_names)
-        assert not adata.obs["louvain"].isna().any()
-    return ours, theirs
+    adata = theirs.copy()
+    adata.obs["louvain"] = published.obs["louvain"].reindex(adata.obs_names)
+    assert not adata.obs["louvain"].isna().any()
+    return lazy(adata, 6), adata
 
 
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -138,11 +154,28 @@ def test_rank__is_scanpys_gene_by_gene(labelled: tuple[ad.AnnData, ad.AnnData], 
         ]
         assert tables[0].index.equals(tables[1].index)
         for c in tables[0]:
-            np.testing.assert_allclose(tables[0][c], tables[1][c], rtol=RTOL, atol=RTOL, err_msg=f"{g} {c}")
+            # a few highly expressed genes differ by up to 1e-5, where scanpy's variances lose digits (see below)
+            near = np.isclose(tables[0][c], tables[1][c], rtol=RTOL, atol=RTOL)
+            assert near.mean() > 0.999, f"{g} {c}"
+            np.testing.assert_allclose(tables[0][c], tables[1][c], rtol=1e-5, atol=1e-5, err_msg=f"{g} {c}")
         top = [list(r["names"][g][:50]) for r in results]
         assert top[0] == top[1]
         for table in {"pts", "pts_rest"} & set(results[1]):
             np.testing.assert_allclose(results[0][table][g], results[1][table][g].reindex(results[0][table].index))
+
+
+def test_rank__is_scipys_t_test_of_float64(labelled: tuple[ad.AnnData, ad.AnnData]) -> None:
+    from scipy.stats import ttest_ind
+
+    mine, others = labelled
+    sd.tl.rank_genes_groups(mine, "louvain", groups=["Dendritic cells"], reference="B cells")
+    found = pd.DataFrame({c: mine.uns["rank_genes_groups"][c]["Dendritic cells"] for c in ("names", "scores", "pvals")})
+    a, b = (others[others.obs["louvain"] == g].X.toarray().astype(np.float64) for g in ("Dendritic cells", "B cells"))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        expected = ttest_ind(a, b, equal_var=False)
+    order = others.var_names.get_indexer(found["names"])
+    np.testing.assert_allclose(found["scores"], np.nan_to_num(expected.statistic[order]), rtol=RTOL, atol=RTOL)
+    np.testing.assert_allclose(found["pvals"], np.nan_to_num(expected.pvalue[order], nan=1.0), rtol=1e-9)
 
 
 @pytest.mark.parametrize("suffix", ["zarr", "h5ad"])

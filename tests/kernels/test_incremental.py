@@ -1,0 +1,58 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import scipy.sparse as sp
+
+from sc_dask.kernels import incremental
+
+X = np.random.default_rng(0).poisson(1.0, (40, 9)).astype(np.float32) + np.arange(9, dtype=np.float32)
+
+
+def fitted(cut: list[int], tile_rows: int, n_comps: int = 9, kind: type | None = None) -> incremental.IncrementalState:
+    state = incremental.start(9)
+    for lo, hi in zip(cut, cut[1:], strict=False):
+        state = incremental.update(state, X[lo:hi] if kind is None else kind(X[lo:hi]), n_comps, tile_rows)
+    return incremental.finish(state, n_comps)
+
+
+@pytest.mark.parametrize("tile_rows", [1, 7, 40, 100])
+def test_update__with_all_components_is_the_svd(tile_rows: int) -> None:
+    components, variance, total = incremental.components(fitted([0, 40], tile_rows))
+    centred = X - X.mean(axis=0, dtype=np.float64)
+    _, s, vt = np.linalg.svd(centred, full_matrices=False)
+    np.testing.assert_allclose(variance, s**2 / 39, rtol=1e-6)
+    np.testing.assert_allclose(np.abs((components * vt).sum(axis=1)), 1, rtol=1e-6)
+    np.testing.assert_allclose(total, centred.var(axis=0, ddof=1).sum())
+
+
+@pytest.mark.parametrize("kind", [None, sp.csr_matrix])
+def test_update__tiles_do_not_follow_blocks(kind: type | None) -> None:
+    whole = fitted([0, 40], 7, 3)
+    for cut in ([0, 1, 13, 13, 14, 40], list(range(41)), [0, 39, 40]):
+        other = fitted(cut, 7, 3, kind)
+        assert other.n == 40
+        np.testing.assert_allclose(other.mean, X.mean(axis=0, dtype=np.float64))
+        np.testing.assert_allclose(np.abs(other.scaled), np.abs(whole.scaled), atol=1e-9)
+        np.testing.assert_allclose(other.m2, whole.m2)
+
+
+def test_update__changes_neither_state_nor_block() -> None:
+    block = X[:10].copy()
+    state = incremental.update(incremental.start(9), block, 3, 4)
+    scaled, held = state.scaled.copy(), [h.copy() for h in state.held]
+    assert state.n == 8 and sum(len(h) for h in held) == 2
+    incremental.update(state, block, 3, 4)
+    np.testing.assert_array_equal(block, X[:10])
+    np.testing.assert_array_equal(state.scaled, scaled)
+    assert all((a == b).all() for a, b in zip(state.held, held, strict=True))
+    block[:] = 0  # what is held is a copy: the reader may use its memory again
+    assert all((a == b).all() for a, b in zip(state.held, held, strict=True))
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_update__values_that_are_not_finite_show_at_the_end() -> None:
+    bad = X.copy()
+    bad[3, 2] = np.nan
+    state = incremental.finish(incremental.update(incremental.start(9), bad, 3, 7), 3)
+    assert np.isnan(state.m2).any() and np.isnan(state.scaled).all()
