@@ -33,8 +33,8 @@ from tests.pipeline.runs import (
 SLOTS = {
     "obs": {
         "batch", "leiden", "log1p_n_genes_by_counts", "log1p_total_counts", "log1p_total_counts_mt", "n_genes",
-        "n_genes_by_counts", "pct_counts_in_top_20_genes", "pct_counts_in_top_50_genes", "pct_counts_mt", "total_counts",
-        "total_counts_mt", "true_depth", "true_label",
+        "n_genes_by_counts", "pct_counts_in_top_20_genes", "pct_counts_in_top_50_genes", "pct_counts_mt",
+        "total_counts", "total_counts_mt", "true_depth", "true_label",
     },
     "var": {
         "dispersions", "dispersions_norm", "highly_variable", "log1p_mean_counts", "log1p_total_counts", "mean_counts",
@@ -187,7 +187,7 @@ def test_run__what_x_holds(kind: str, store: Path, finished: Finished, tmp_path:
         assert {s["name"]: s["passes"] for s in result.report["stages"]}["write"] == 0
     else:
         counts = counts_in_memory(store)[adata.obs_names, adata.var_names].X
-        assert (adata.X != counts).nnz == 0
+        assert (counts != adata.X).nnz == 0
     assert not adata.layers
     assert (adata.obs["leiden"] == normalized.obs["leiden"]).all()
     np.testing.assert_array_equal(adata.obsm["X_pca"], normalized.obsm["X_pca"])
