@@ -6,6 +6,8 @@ import contextlib
 from collections.abc import Iterator
 from typing import Any
 
+import dask.config
+
 from sc_dask import config
 from sc_dask.errors import InputError
 
@@ -46,7 +48,7 @@ def client(kind: str | None = None, *, timeout_s: float = 30) -> Iterator[Any]:
     if kind is None or "://" not in kind:
         raise InputError(f"scheduler {kind!r}", "tcp://host:port, 'processes' or 'threads'")
     try:
-        c = Client(kind, timeout=timeout_s)
+        c = Client(kind, timeout=timeout_s, set_as_default=False)  # one that fails would stay the default
     except ValueError as err:  # no port, or no such protocol
         raise InputError(f"scheduler {kind!r}: {err}", "tcp://host:port, 'processes' or 'threads'") from err
     except (OSError, TimeoutError) as err:
@@ -58,4 +60,5 @@ def client(kind: str | None = None, *, timeout_s: float = 30) -> Iterator[Any]:
             c.wait_for_workers(1, timeout=timeout_s)
         except TimeoutError as err:
             raise InputError(f"the scheduler at {kind} has no worker", "at least one", f"dask worker {kind}") from err
-        yield c
+        with c.as_current(), dask.config.set(scheduler="dask.distributed"):
+            yield c

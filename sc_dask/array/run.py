@@ -411,9 +411,9 @@ def _n_waiting(name: str, end: str, n_tasks: int, dask_scheduler: Any = None) ->
 def _submit(c: Any, dsk: dict[Any, Any], end: str) -> Any:
     """Return the future of ``end``.
 
-    Of a plain dict, distributed would hash all values first: 2.5 s for 10,000 blocks, and an error for a value that does
-    not pickle twice to the same bytes. Its advice against large graphs is for those that repeat their data: here each
-    task carries its own slice of every row vector.
+    Of a plain dict, distributed would hash all values first: 2.5 s for 10,000 blocks, and an error for a value that
+    does not pickle twice to the same bytes. Its advice against large graphs is for those that repeat their data:
+    here each task carries its own slice of every row vector.
     """
     graph = HighLevelGraph.from_collections(end, dsk, dependencies=())
     with dask.config.set({"distributed.admin.large-graph-warning-threshold": "1TB"}):

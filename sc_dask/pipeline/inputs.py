@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import warnings
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import anndata as ad
@@ -94,6 +97,14 @@ def _elsewhere(facts: Info) -> str:
     return "input: {use_raw: true}" if facts.has_raw else f"sc-dask info {facts.url}"
 
 
+@contextlib.contextmanager
+def repeated_names() -> Iterator[None]:
+    """Leave out anndata's warnings of names that occur more than once: `open_input` makes or refuses them."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".* names are not unique")
+        yield
+
+
 def open_input(source: Location, s: Settings, *, name: str, block_bytes: int, make_unique: bool = False) -> AnnData:
     """Return the lazy input with the chosen counts as X and without what an earlier analysis left.
 
@@ -111,7 +122,8 @@ def open_input(source: Location, s: Settings, *, name: str, block_bytes: int, ma
     InputError
         A name occurs more than once, or the counts or the column of batches are not there.
     """
-    adata = read(source, block_bytes=block_bytes)
+    with repeated_names():
+        adata = read(source, block_bytes=block_bytes)
     if s.input.use_raw:
         x = get.stored(adata, use_raw=True)
         slots_kept: dict[str, Any] = {k: dict(getattr(adata, k)) for k in ("obsm", "obsp", "uns")}

@@ -224,6 +224,8 @@ def _check_places(source: Location, out: Location, json_at: Location) -> None:
         raise InputError(
             f"one of input {source} and output {out} is inside the other", "two places", "--out OTHER.zarr"
         )
+    if out.is_local and not next(p for p in out.path.parents if p.exists()).is_dir():
+        raise InputError(f"output {out} is under a file", "a folder", "--out OTHER.zarr")
     if json_at.is_local and json_at.path.is_dir():
         raise InputError(f"the place of the report, {json_at}, is a folder", "a file", f"--json {json_at}/run.json")
 
@@ -307,7 +309,7 @@ def _open(job: _Run) -> AnnData:
         assert block_bytes is not None
         return inputs.open_input(job.source, job.settings, name=str(job.source), block_bytes=block_bytes)
     source = job.work / "input.zarr"
-    with job.stage("convert") as before:
+    with job.stage("convert") as before, inputs.repeated_names():
         if before is None or not exists(source):
             options: dict[str, Any] = {
                 "overwrite": exists(source),
@@ -327,7 +329,9 @@ def _write(job: _Run, adata: AnnData) -> None:
         "version": __version__,
         "run": job.keys["write"],
         "input": str(job.source),
-        "settings": json.dumps({f.name: job.settings.sections([f.name]) for f in fields(job.settings)}, allow_nan=False),
+        "settings": json.dumps(
+            {f.name: job.settings.sections([f.name]) for f in fields(job.settings)}, allow_nan=False
+        ),
     }
     slots.write(adata, {("uns", "sc_dask"): about}, writer="pipeline")
     write(adata, job.out.url, storage_options=dict(job.out.storage_options) or None, overwrite=job.overwrite)

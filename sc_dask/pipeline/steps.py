@@ -16,7 +16,7 @@ from sc_dask.log import logger
 if TYPE_CHECKING:
     from anndata import AnnData
 
-    from sc_dask.pipeline.settings import Settings
+    from sc_dask.pipeline.settings import Filter, Settings
 
 
 COUNTS = "sc_dask_counts"  # the lazy layer of counts while a run is on
@@ -55,6 +55,43 @@ def qc(adata: AnnData, s: Settings) -> None:
             "raw counts (whole numbers from 0 up)",
             "name where the counts are: input.layer or input.use_raw in the configuration",
         )
+    _check_filter(adata, s)
+
+
+_CELL_BOUNDS = (
+    ("min_genes", "n_genes_by_counts"),
+    ("min_counts", "total_counts"),
+    ("max_genes", "n_genes_by_counts"),
+    ("max_counts", "total_counts"),
+    ("max_pct_mt", "pct_counts_mt"),
+)
+
+
+def _kept_cells(adata: AnnData, f: Filter, names: tuple[str, ...]) -> np.ndarray:
+    keep = np.ones(adata.n_obs, bool)
+    for name, column in _CELL_BOUNDS:
+        bound = getattr(f, name)
+        if name in names and bound is not None:
+            found = adata.obs[column].to_numpy()
+            keep &= found >= bound if name.startswith("min_") else found <= bound
+            if not keep.any():
+                raise InputError(
+                    f"filter.{name} {bound:g} and the bounds before it keep none of {adata.n_obs} cells "
+                    f"({column} is {found.min():g} to {found.max():g})",
+                    "bounds that keep some", f"loosen filter.{name} in the configuration",
+                )  # fmt: skip
+    return keep
+
+
+def _check_filter(adata: AnnData, s: Settings) -> None:
+    """Find out as soon as the metrics tell that no cell or gene would be left."""
+    _kept_cells(adata, s.filter, tuple(name for name, _ in _CELL_BOUNDS))
+    most = int(adata.var["n_cells_by_counts"].max())
+    if s.filter.min_cells is not None and most < s.filter.min_cells:
+        raise InputError(
+            f"filter.min_cells {s.filter.min_cells} keeps none of {adata.n_vars} genes (the commonest is in {most} cells)",
+            "a bound that keeps some", "loosen filter.min_cells in the configuration",
+        )  # fmt: skip
 
 
 def filter_cells_and_genes(adata: AnnData, s: Settings) -> None:
@@ -65,19 +102,7 @@ def filter_cells_and_genes(adata: AnnData, s: Settings) -> None:
             pp.filter_cells(adata, **{name: getattr(f, name)})
     if f.min_cells is not None:
         pp.filter_genes(adata, min_cells=f.min_cells)
-    keep = np.ones(adata.n_obs, bool)
-    for name, column in (
-        ("max_genes", "n_genes_by_counts"),
-        ("max_counts", "total_counts"),
-        ("max_pct_mt", "pct_counts_mt"),
-    ):
-        bound = getattr(f, name)
-        if bound is not None:
-            keep &= adata.obs[column].to_numpy() <= bound
-    if not keep.any():
-        raise InputError(
-            "filter.max_* keep none of the cells", "bounds that keep some", "look at figures/ and loosen them"
-        )
+    keep = _kept_cells(adata, f, ("max_genes", "max_counts", "max_pct_mt"))
     if not keep.all():
         slots.subset(adata, "obs", keep)
 

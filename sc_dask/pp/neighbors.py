@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
-from sc_dask import get, slots
+from sc_dask import config, get, slots
 from sc_dask.array import run
 from sc_dask.errors import InputError
 from sc_dask.graph import connectivities
@@ -116,6 +116,7 @@ def neighbors(
         method_of_search=_SEARCHES[transformer],
         random_state=random_state,
         min_recall=min_recall,
+        n_jobs=config.n_threads(),  # of pynndescent, other threads find other neighbours: not the worker's number
     )
     params: dict[str, Any] = {
         "n_neighbors": found.n_neighbors,

@@ -63,7 +63,7 @@ def s3_server() -> Iterator[dict[str, Any]]:
     server.start()
     host, port = server.get_host_and_port()
     try:
-        yield {"key": "name", "secret": "word", "client_kwargs": {"endpoint_url": f"http://{host}:{port}"}}
+        yield {"key": "name", "secret": "secret-word", "client_kwargs": {"endpoint_url": f"http://{host}:{port}"}}
     finally:
         server.stop()
 

@@ -89,13 +89,12 @@ def test_run__on_two_processes_is_the_local_run(
     assert result.report["total"]["bytes_read"] > 0
 
 
+@pytest.mark.slow
 def test_run__on_two_processes_in_a_bucket(
     client: Any, bucket: Bucket, counts: Path, local: Any, same_run: Any
 ) -> None:
     source = bucket.put(counts, "in.zarr")
-    result = run_pipeline(
-        source, f"{bucket.url}/out.zarr", settings=SETTINGS, storage_options=bucket.storage_options
-    )
+    result = run_pipeline(source, f"{bucket.url}/out.zarr", settings=SETTINGS, storage_options=bucket.storage_options)
     adata = sd.read(result.store, storage_options=bucket.storage_options)
     adata.X = adata.X.compute()
     same_run(adata, local[1])
@@ -116,7 +115,9 @@ def statistics(path: Path, block_bytes: int) -> dict[str, np.ndarray]:
     sd.pp.highly_variable_genes(adata)
     sd.pp.pca(adata, n_comps=10)
     tables = {"obs": adata.obs, "var": adata.var}
-    found = {f"{t} {k}": v.to_numpy() for t, table in tables.items() for k, v in table.items() if v.dtype.kind in "biuf"}
+    found = {
+        f"{t} {k}": v.to_numpy() for t, table in tables.items() for k, v in table.items() if v.dtype.kind in "biuf"
+    }
     return found | {"X_pca": adata.obsm["X_pca"], "variance": adata.uns["pca"]["variance"]}
 
 
@@ -346,6 +347,7 @@ def test_client__processes_are_started_and_stopped() -> None:
 def test_client__says_what_is_wrong_with_a_scheduler(kind: str, found: str) -> None:
     with pytest.raises(InputError, match=found), cluster.client(kind, timeout_s=1):
         pass
+    assert run.client() is None
 
 
 def test_client__a_scheduler_without_workers_is_refused() -> None:

@@ -16,15 +16,19 @@ import fsspec
 import numpy as np
 import pytest
 import zarr
+from click.testing import CliRunner
 
 import sc_dask as sd
+from sc_dask.cli import main
 from sc_dask.errors import StoreError
 from sc_dask.pipeline import run
 
 from .conftest import SETTINGS, Bucket
 
 ROOT = Path(__file__).resolve().parents[2]
-FIGURES = {f"figures/{name}.png" for name in ("qc_violins", "hvg_scatter", "pca_variance_ratio", "umap_leiden", "umap_qc")}
+FIGURES = {
+    f"figures/{name}.png" for name in ("qc_violins", "hvg_scatter", "pca_variance_ratio", "umap_leiden", "umap_qc")
+}
 
 
 def opened(url: str, options: dict[str, Any]) -> ad.AnnData:
@@ -57,14 +61,14 @@ def test_cli__takes_nested_storage_options_and_h5ad_in_place(
     source = bucket.put(tmp_path / "in.h5ad", "in.h5ad")
     (tmp_path / "run.yaml").write_text(json.dumps(SETTINGS))
     options = [f"--storage-option={k}={bucket.storage_options[k]}" for k in ("key", "secret")]
-    done = subprocess.run(
-        [sys.executable, "-m", "sc_dask.cli", "run", source, "--out", f"{bucket.url}/out.zarr", *options,
+    done = CliRunner().invoke(
+        main,
+        ["run", source, "--out", f"{bucket.url}/out.zarr", *options,
          f"--storage-option=client_kwargs.endpoint_url={bucket.endpoint}", "--config", str(tmp_path / "run.yaml")],
-        capture_output=True, text=True, timeout=300, env=os.environ | {"PYTHONPATH": str(ROOT)},
     )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert f"store    {bucket.url}/out.zarr" in done.stdout
-    assert bucket.storage_options["secret"] not in done.stdout + done.stderr
+    assert done.exit_code == 0, done.output
+    assert f"store    {bucket.url}/out.zarr" in done.output
+    assert "secret-word" not in done.output
     same_run(opened(f"{bucket.url}/out.zarr", bucket.storage_options), local[1])
     checked_beside(bucket.names())
 
@@ -92,14 +96,15 @@ def killed_after(stage: str, source: str, out: str, options: dict[str, Any]) -> 
     assert done.returncode == -9, done.stderr
 
 
+@pytest.mark.slow
 def test_run__resumes_in_the_bucket_after_a_kill(bucket: Bucket, counts: Path, local: Any, same_run: Any) -> None:
     source, out = bucket.put(counts, "in.zarr"), f"{bucket.url}/out.zarr"
-    killed_after("leiden", source, out, bucket.storage_options)
+    killed_after("pca", source, out, bucket.storage_options)
     assert "out.zarr.work/manifest.json" in bucket.names()
     assert not any(n.startswith("out.zarr/") for n in bucket.names())
     result = run(source, out, settings=SETTINGS, storage_options=bucket.storage_options)
     resumed = [s["name"] for s in result.report["stages"] if s.get("resumed")]
-    assert resumed[0] == "qc" and resumed[-1] == "leiden"
+    assert resumed[0] == "qc" and resumed[-1] == "pca"
     same_run(opened(out, bucket.storage_options), local[1])
     checked_beside(bucket.names())
 

@@ -62,17 +62,25 @@ def row_sums(block: Block) -> np.ndarray:
 TOTAL: Reduction[int, int] = Reduction(total, add)
 
 
-@pytest.fixture
-def cluster() -> Iterator[Any]:
-    """Two worker processes under nannies, which the test may kill."""
-    from distributed import Client, LocalCluster
+@pytest.fixture(scope="module")
+def two_processes() -> Iterator[Any]:
+    """Two worker processes under nannies, which tests may kill."""
+    from distributed import LocalCluster
 
-    with (
-        LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address="127.0.0.1:0", host="127.0.0.1") as made,
-        Client(made) as client,
-    ):
-        client.run(total, sp.csr_matrix((1, 1)))  # what a worker imports first takes seconds
+    with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address="127.0.0.1:0", host="127.0.0.1") as made:
         yield made
+
+
+@pytest.fixture
+def cluster(two_processes: Any) -> Iterator[Any]:
+    """The two processes, whole again after what the last test did, compute by default."""
+    from distributed import Client
+
+    with Client(two_processes) as client:
+        two_processes.scale(2)
+        client.wait_for_workers(2, timeout=60)
+        client.run(total, sp.csr_matrix((1, 1)))  # what a worker imports first takes seconds
+        yield two_processes
 
 
 def slow(folder: Path, n_blocks: int = 30) -> RowBlocks:
