@@ -30,7 +30,6 @@ _COUNT_TILE, _CELL_TILE = 64, 1024  # rows with a seed of their own: what makes 
 _GENES, _CELLS, _COUNTS = range(3)  # streams of random numbers under one seed
 
 
-
 @dataclass(frozen=True)
 class _Model:
     """What all cells share; ``n_profiles = n_groups * n_batches``, a group's batches side by side."""

@@ -54,9 +54,7 @@ class UpscaledSource:
     def _tile(self, tile: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         rng = np.random.default_rng((self.seed, tile))
         c = self.counts
-        return draw_cells(
-            rng, _TILE, c.data, c.indices, c.indptr, self.near, self.n_parents, self.keep, self.shape[1]
-        )
+        return draw_cells(rng, _TILE, c.data, c.indices, c.indptr, self.near, self.n_parents, self.keep, self.shape[1])
 
     def read(self, start: int, stop: int) -> Block:
         METER.add(rows=stop - start)

@@ -5,9 +5,12 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from sc_dask import config
 from sc_dask.array import run
 from sc_dask.errors import MemoryBudgetError
+from sc_dask.graph.neighbors import EXACT_BELOW, EXACT_BELOW_OTHERWISE
 from sc_dask.pipeline.inputs import is_read_in_place
 from sc_dask.pipeline.progress import size
 
@@ -17,10 +20,18 @@ if TYPE_CHECKING:
 
 MIB = 2**20
 MIN_BLOCK_BYTES = 2 * MIB
-# measured with the versions in pyproject.toml: what a process holds before any data, and how it grows by what is imported
-_BASE_BYTES = {"arrays": 460 * MIB, "pca": 520 * MIB, "graph": 560 * MIB, "umap": 620 * MIB}
-_HVG_GENES = 2000  # of a pass whose genes are not chosen yet
+# What the process holds beside data, measured with numba's cache still empty (30 % less where it is full): libraries,
+# what reading text or other formats adds, and what each stage's own libraries and compiled code add.
+_BASE = 400 * MIB
+_CONVERTED, _HVG, _PCA, _GRAPH, _PYNNDESCENT, _LEIDEN, _UMAP, _FIGURES = (
+    n * MIB for n in (40, 50, 100, 80, 250, 40, 130, 140)
+)
+_RETAINED = 0.35  # of what PCA took, the allocator gives back later or never
+_CELL_BYTES = 240  # obs with its names and QC columns, and a copy of it while it is filtered
+_EDGE_BYTES = {"neighbors": 40, "leiden": 150, "later": 60}  # of a neighbour and cell, both directions
+_GENES = 3000  # that cut-offs choose, before they are known
 _GROUPS = 30  # clusters, likewise
+_TILE_ROWS = 2048  # of the Gram matrix's dense tiles
 
 
 @dataclass(frozen=True)
@@ -54,51 +65,99 @@ class RunPlan:
         return sum(s.bytes_read for s in self.stages)
 
 
-def _stages(facts: Info, s: Settings, block: int, threads: int) -> tuple[StagePlan, ...]:
+@dataclass(frozen=True)
+class _Sizes:
+    """What the stages' memory is made of, in bytes."""
+
+    lanes: int
+    lane_block: int  # a block that each lane holds
+    decoded: int
+    float_work: int  # blocks as they are stored, and their float32 copies
+    genes: int
+    table: int
+    scores: int
+    edges: int  # a count
+    exact_search: bool
+
+
+def _sizes(facts: Info, s: Settings, block: int, threads: int, n_genes: int | None) -> _Sizes:
     n_obs, n_vars = facts.shape or (0, 0)
     n_values = n_obs * n_vars if facts.n_nonzeros is None else facts.n_nonzeros
-    stored = facts.stored_bytes or n_values * 3
-    decoded = max(1, n_values * (4 if facts.layout == "dense" else 8))
-    n_blocks = max(1, -(-decoded // block))
-    base = _BASE_BYTES
-    # a block, its raw chunks, and the float32 copy that normalising makes
-    work = threads * min(block, decoded) * 3
-    p = min(s.hvg.n_top_genes or _HVG_GENES, n_vars)
-    k, comps = s.neighbors.n_neighbors, s.pca.n_comps or 50
-    table = 160 * n_obs  # obs with its names and QC columns
-    scores, edges = n_obs * comps * 4, n_obs * k * 2
-    gram = (
-        8 * p * p * (threads + 3) + threads * 2048 * p * 8 if s.pca.svd_solver == "gram" else 8 * p * (comps + 20) * 4
+    # a conversion narrows whole numbers; of the rest the type is known
+    itemsize = np.dtype(facts.dtype).itemsize if facts.dtype and is_read_in_place(facts) else 1
+    index_bytes = 0 if facts.layout == "dense" else 4
+    decoded = max(1, n_values * (index_bytes + itemsize))
+    lanes = max(1, min(threads, -(-decoded // block)))
+    lane_block = min(block, decoded)
+    copied = 1.2 + (index_bytes + 4) / (index_bytes + itemsize)
+    return _Sizes(
+        lanes=lanes,
+        lane_block=lane_block,
+        decoded=decoded,
+        float_work=int(lanes * lane_block * copied),
+        genes=min(n_genes or s.hvg.n_top_genes or _GENES, n_vars),
+        table=_CELL_BYTES * n_obs,
+        scores=n_obs * (s.pca.n_comps or 50) * 4,
+        edges=n_obs * s.neighbors.n_neighbors * 2,
+        exact_search=n_obs < EXACT_BELOW.get(s.neighbors.metric, EXACT_BELOW_OTHERWISE),
     )
-    curve = s.hvg.flavor.startswith("seurat_v3")
-    rows: list[tuple[str, int, int]] = [
-        ("qc", 1, base["arrays"] + work + table + threads * 24 * n_vars),
-        ("filter", int(s.filter.min_cells is not None), base["arrays"] + work + table + threads * 24 * n_vars),
-        ("normalize", int(s.normalize.target_sum is None), base["arrays"] + work + table),
-        (
-            "hvg",
-            2 if curve else 1,
-            base["arrays"] + work + table + threads * 48 * n_vars * (8 if s.hvg.batch_key else 1),
-        ),
-        ("pca", 4 if s.pca.svd_solver == "randomized" else 1, base["pca"] + work + table + gram + 2 * scores),
-        ("neighbors", 0, base["graph"] + table + scores * 3 + edges * 40),
-        ("leiden", 0, base["graph"] + table + scores + edges * 140),
-        ("umap", 0, base["umap"] + table + scores + edges * 48),
-        ("markers", 1, base["umap"] + work + table + scores + threads * 48 * n_vars * _GROUPS + edges * 12),
-        (
-            "write",
-            0 if s.write.x == "none" else 2,
-            base["umap"] + work + table + scores + edges * 12 + threads * 64 * MIB,
-        ),
-        ("figures", 0, base["umap"] + table + scores + edges * 12),
-    ]
-    if not is_read_in_place(facts):
-        n = 4 if facts.by_columns else 3
-        rows.insert(0, ("convert", n, base["arrays"] + work + table + threads * 64 * MIB))
+
+
+def _peaks(facts: Info, s: Settings, z: _Sizes) -> dict[str, int]:
+    """Return the projected peak of every stage in bytes."""
+    n_vars = (facts.shape or (0, 0))[1]
+    base = _BASE + (0 if is_read_in_place(facts) else _CONVERTED) + z.table
+    batches = 8 if s.hvg.batch_key else 1
+    if s.pca.svd_solver == "randomized":
+        pca = 8 * z.genes * ((s.pca.n_comps or 50) + 20) * 2 * (z.lanes + 1)
+    elif s.pca.svd_solver == "incremental":
+        pca = 8 * z.genes * (1000 + 3 * (s.pca.n_comps or 50))
+    else:
+        pca = 8 * z.genes**2 * (z.lanes + 1) + z.lanes * _TILE_ROWS * z.genes * 8
+    pca += _PCA + z.float_work + 2 * z.scores
+    graph = base + _GRAPH + int(_RETAINED * pca) + z.scores
+    after = graph + (0 if z.exact_search else _PYNNDESCENT) + z.edges * _EDGE_BYTES["later"] + _UMAP
+    shards = min(140 * MIB + 90 * MIB * z.lanes, 3 * z.decoded)
+    return {
+        "convert": base + min(z.lanes * 2 * z.lane_block, z.float_work) + shards,
+        "qc": base + int(1.4 * z.lanes * z.lane_block) + z.lanes * 24 * n_vars,
+        "filter": base + z.float_work + z.lanes * 24 * n_vars,
+        "normalize": base + (z.float_work if s.normalize.target_sum is None else z.lane_block),
+        "hvg": base + _HVG + z.float_work + z.lanes * 48 * n_vars * batches,
+        "pca": base + pca,
+        "neighbors": graph
+        + 2 * z.scores
+        + z.edges * _EDGE_BYTES["neighbors"]
+        + (0 if z.exact_search else _PYNNDESCENT),
+        "leiden": after - _UMAP + _LEIDEN + z.edges * (_EDGE_BYTES["leiden"] - _EDGE_BYTES["later"]),
+        "umap": after,
+        "markers": after + int(1.4 * z.lanes * z.lane_block) + z.lanes * 24 * n_vars * _GROUPS,
+        "write": after + (0 if s.write.x == "none" else shards),
+        "figures": after + min(_FIGURES, 40 * MIB + z.decoded),
+    }
+
+
+def _stages(facts: Info, s: Settings, block: int, threads: int, n_genes: int | None) -> tuple[StagePlan, ...]:
+    z = _sizes(facts, s, block, threads, n_genes)
+    n_blocks = max(1, -(-z.decoded // block))
+    stored = facts.stored_bytes or z.decoded // 3
+    passes = {
+        "convert": 0 if is_read_in_place(facts) else 4 if facts.by_columns else 3,
+        "qc": 1,
+        "filter": int(s.filter.min_cells is not None),
+        "normalize": int(s.normalize.target_sum is None),
+        "hvg": 2 if s.hvg.flavor.startswith("seurat_v3") else 1,
+        "pca": 4 if s.pca.svd_solver == "randomized" else 1,
+        "markers": 1,
+        "write": 0 if s.write.x == "none" else 2,
+    }
+    peaks = _peaks(facts, s, z)
+    names = [name for name in peaks if name != "convert" or passes["convert"]]
+    rows = [(name, passes.get(name, 0), peaks[name]) for name in names]
     return tuple(StagePlan(n, q, q * stored, q * (n_blocks + 3), m) for n, q, m in rows)
 
 
-def plan(info: Info, settings: Settings, memory: int | None = None) -> RunPlan:
+def plan(info: Info, settings: Settings, memory: int | None = None, *, n_genes: int | None = None) -> RunPlan:
     """Return the plan of a run, with blocks as large as the memory allows.
 
     Parameters
@@ -109,6 +168,12 @@ def plan(info: Info, settings: Settings, memory: int | None = None) -> RunPlan:
         Options of the run.
     memory
         Budget of this process in bytes; None: the option ``sc-dask.memory``, else no limit.
+    n_genes
+        How many genes are highly variable, once it is known.
+
+    Returns
+    -------
+    RunPlan, whose peaks are from above: 1.0 to 2 times what was measured, most for small inputs.
 
     Raises
     ------
@@ -119,7 +184,7 @@ def plan(info: Info, settings: Settings, memory: int | None = None) -> RunPlan:
     threads = run.n_workers() if run.client() is None else max(1, run.n_workers() // max(1, run.n_processes()))
     block = config.n_bytes("block-bytes") or 48 * MIB
     while True:
-        stages = _stages(info, settings, block, threads)
+        stages = _stages(info, settings, block, threads, n_genes)
         made = RunPlan(stages, block, threads, memory)
         if memory is None or made.peak_bytes <= memory:
             return made

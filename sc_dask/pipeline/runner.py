@@ -180,6 +180,8 @@ def run(
 def _stages(job: _Run, json_at: Location, start: float) -> Result:
     adata = _open(job)
     for step in STEPS:
+        if step.name == "pca":  # the memory of a Gram matrix hangs on a number that was guessed before
+            planning.plan(job.facts, job.settings, n_genes=int(adata.var["highly_variable"].sum()))
         with job.stage(step.name) as before:
             if before is not None and not step.lazy:
                 slots.replay(adata, before)

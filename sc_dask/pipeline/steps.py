@@ -89,7 +89,7 @@ def _check_filter(adata: AnnData, s: Settings) -> None:
     most = int(adata.var["n_cells_by_counts"].max())
     if s.filter.min_cells is not None and most < s.filter.min_cells:
         raise InputError(
-            f"filter.min_cells {s.filter.min_cells} keeps none of {adata.n_vars} genes (the commonest is in {most} cells)",
+            f"filter.min_cells {s.filter.min_cells} keeps none of {adata.n_vars} genes (at most {most} cells)",
             "a bound that keeps some", "loosen filter.min_cells in the configuration",
         )  # fmt: skip
 
