@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -98,19 +98,20 @@ def pbmc3k_filtered(_pbmc3k_filtered: ad.AnnData) -> ad.AnnData:
     return _pbmc3k_filtered.copy()
 
 
-FORMATS_TABLE: list[tuple[str, str, str]] = []  # format and file, what was tried, outcome
-
-
 @pytest.fixture
-def formats_table() -> list[tuple[str, str, str]]:
-    """Rows of the table of formats that is printed when the tests are done."""
-    return FORMATS_TABLE
+def formats_table(record_property: Callable[[str, object], None]) -> Iterator[list[tuple[str, str, str]]]:
+    """Rows (file, tried, outcome) of the table that is printed when the tests are done."""
+    rows: list[tuple[str, str, str]] = []
+    yield rows
+    record_property("formats_table", [list(row) for row in rows])
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    if not FORMATS_TABLE:
+    reports = [r for found in terminalreporter.stats.values() for r in found if getattr(r, "when", "") == "teardown"]
+    table = [row for r in reports for name, rows in r.user_properties if name == "formats_table" for row in rows]
+    if not table:
         return
     terminalreporter.section("formats of other writers: file, tried, outcome")
-    widths = [max(len(row[i]) for row in FORMATS_TABLE) for i in range(2)]
-    for name, tried, outcome in FORMATS_TABLE:
+    widths = [max(len(row[i]) for row in table) for i in range(2)]
+    for name, tried, outcome in sorted(table):
         terminalreporter.write_line(f"{name:<{widths[0]}}  {tried:<{widths[1]}}  {outcome}")

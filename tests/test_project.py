@@ -113,7 +113,13 @@ def test_project__every_import_of_ours_is_declared() -> None:
     from packaging.requirements import Requirement
 
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    named = {"scikit-learn": "sklearn", "scikit-misc": "skmisc", "umap-learn": "umap", "pyyaml": "yaml"}
+    named = {
+        "google-crc32c": "google_crc32c",
+        "scikit-learn": "sklearn",
+        "scikit-misc": "skmisc",
+        "umap-learn": "umap",
+        "pyyaml": "yaml",
+    }
 
     def modules(dependencies: list[str]) -> set[str]:
         return {named.get(n, n) for n in (Requirement(d).name for d in dependencies)}
