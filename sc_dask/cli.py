@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Callable
+import sys
+import warnings
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
 import click
 
 from sc_dask import __version__
-from sc_dask.errors import InputError, ScDaskError, StoreError
+from sc_dask.errors import InputError, ScDaskError, ScDaskWarning, StoreError
 
 _DEMO_SETTINGS = {
     "filter": {"min_genes": 200, "min_cells": 3, "max_genes": 2499, "max_pct_mt": 5},
@@ -24,7 +27,8 @@ class _Commands(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
-            return super().invoke(ctx)
+            with _our_warnings():
+                return super().invoke(ctx)
         except ScDaskError as err:
             _end(ctx, err, str(err), 2)
         except KeyboardInterrupt as err:
@@ -36,6 +40,21 @@ class _Commands(click.Group):
             _end(ctx, err, f"{err.strerror or err}{where}", 2)
         except MemoryError as err:
             _end(ctx, err, "memory ran out; next: --memory with less than this machine has, or a larger machine", 2)
+
+
+@contextlib.contextmanager
+def _our_warnings() -> Iterator[None]:
+    """Show our own warnings as one line each, and those of libraries only to who asks for them (python -W)."""
+
+    def show(message: Warning | str, *where: Any) -> None:
+        click.echo(f"warning: {message}", err=True)
+
+    with warnings.catch_warnings():
+        if not sys.warnoptions:
+            warnings.simplefilter("ignore")
+            warnings.simplefilter("default", ScDaskWarning)
+            warnings.showwarning = show  # type: ignore[assignment]
+        yield
 
 
 def _end(ctx: click.Context, err: BaseException, message: str, code: int) -> NoReturn:

@@ -301,8 +301,8 @@ def simulate(
     counts); ``var``: ``true_marker_of`` (categorical, missing where no marker); ``uns["simulation"]``: the
     arguments. With ``out``: the same, read from the store.
 
-    Passes: none; with ``out`` one, to write. Memory: one block per thread, ``12 * n_groups * n_batches * n_vars``
-    bytes of profiles per process, and obs.
+    Passes: none; with ``out`` two: one counts non-zeros, one writes. Memory: one block per thread,
+    ``12 * n_groups * n_batches * n_vars`` bytes of profiles per process, and obs.
 
     Raises
     ------

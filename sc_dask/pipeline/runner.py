@@ -317,7 +317,11 @@ def _open(job: _Run) -> AnnData:
                 "overwrite": exists(source),
                 "out_storage_options": dict(source.storage_options) or None,
             }
-            convert(job.source.url, source.url, storage_options=dict(job.source.storage_options) or None, **options)
+            try:
+                convert(job.source.url, source.url, storage_options=dict(job.source.storage_options) or None, **options)
+            except InputError as err:  # an option of the format is missing
+                by_hand = f"sc-dask convert {job.source} NEW.zarr --option KEY=VALUE, and run NEW.zarr"
+                raise InputError(err.found, err.expected, f"{err.fix}: {by_hand}" if err.fix else by_hand) from err
     s = job.settings
     facts = info(source, layer=s.input.layer, use_raw=s.input.use_raw)
     inputs.check_facts(facts, s)

@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ import scipy.sparse as sp
 from click.testing import CliRunner, Result
 
 from sc_dask.cli import main
+from sc_dask.errors import ScDaskWarning
 from tests.pipeline.runs import BLOCK_BYTES, SETTINGS, WRITERS, Finished, counts_in_memory, left_over
 
 
@@ -359,6 +361,30 @@ def test_refused__memory_before_anything_is_read(
             sentence,
         )
     assert not out.parent.exists()
+
+
+def test_refused__several_genomes(formats_dir: Path, tmp_path: Path) -> None:
+    source = formats_dir / "scanpy" / "10x_data" / "1.2.0" / "multiple_genomes.h5"
+    sentence = said(sc_dask("run", source, "--out", tmp_path / "out" / "result.zarr"))
+    assert "holds the genomes another_genome, hg19_chr21" in sentence
+    assert f"sc-dask convert {source} NEW.zarr --option KEY=VALUE" in sentence
+    assert not (tmp_path / "out").exists()
+
+
+def test_warnings__of_ours_in_one_line_and_of_libraries_not_at_all(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def info(*args: Any, **kwargs: Any) -> Any:
+        warnings.warn("this will change", FutureWarning, stacklevel=2)
+        warnings.warn("these are few cells", ScDaskWarning, stacklevel=2)
+        return original(*args, **kwargs)
+
+    from sc_dask.io import info as module
+
+    original = module.info
+    monkeypatch.setattr(module, "info", info)
+    monkeypatch.setattr(sys, "warnoptions", [])
+    assert sc_dask("info", store).stderr == "warning: these are few cells\n"
 
 
 def test_full_disk__is_one_sentence_and_goes_on(

@@ -154,10 +154,12 @@ def test_run__is_the_verbs_in_turn(finished: Finished) -> None:
 @pytest.mark.usefixtures("no_figures")
 def test_run__listener_is_told_of_stages_and_blocks(store: Path, tmp_path: Path) -> None:
     told: list[tuple[Any, ...]] = []
+    blocks = set()
 
     class Listener:
         def on_stage(self, stage: sd.log.Stage) -> None:
             told.append(("stage", stage.name))
+            blocks.add(sd.config.n_bytes("block-bytes"))
 
         def on_end(self, stage: sd.log.Stage) -> None:
             told.append(("end", stage.name))
@@ -168,12 +170,18 @@ def test_run__listener_is_told_of_stages_and_blocks(store: Path, tmp_path: Path)
         def on_block(self, stage: str, done: int, n_blocks: int, bytes_read: int) -> None:
             told.append(("block", stage, done, n_blocks))
 
-    run_small(store, tmp_path / "result.zarr", listener=Listener())
+    options = {"listener": Listener(), "memory": 2**33, "json_path": tmp_path / "reports" / "a.json"}
+    result = run_small(store, tmp_path / "out" / "result.zarr", **options)
     assert [t[1] for t in told if t[0] == "stage"] == [t[1] for t in told if t[0] == "end"] == list(NAMES)
     ((_, _, label, n_blocks),) = [t for t in told if t[:2] == ("pass", "qc")]
     assert label == "qc"
     assert n_blocks > 3
     assert [t[2:] for t in told if t[:2] == ("block", "qc")] == [(i, n_blocks) for i in range(1, n_blocks + 1)]
+    assert blocks == {BLOCK_BYTES}
+    assert sd.config.n_bytes("block-bytes") == 48 * 2**20
+    assert result.json == str(tmp_path / "reports" / "a.json")
+    assert json.loads(Path(result.json).read_text()) == result.report
+    assert not (tmp_path / "out" / "run.json").exists()
 
 
 @pytest.mark.usefixtures("no_figures")
@@ -193,20 +201,13 @@ def test_run__what_x_holds(kind: str, store: Path, finished: Finished, tmp_path:
     np.testing.assert_array_equal(adata.obsm["X_pca"], normalized.obsm["X_pca"])
 
 
-@pytest.mark.usefixtures("no_figures")
-def test_run__json_path(store: Path, tmp_path: Path) -> None:
-    result = run_small(store, tmp_path / "out" / "result.zarr", json_path=tmp_path / "reports" / "a.json")
-    assert result.json == str(tmp_path / "reports" / "a.json")
-    assert json.loads(Path(result.json).read_text()) == result.report
-    assert left_over(tmp_path / "out") == set()
-    assert not (tmp_path / "out" / "run.json").exists()
-
-
 @pytest.fixture
 def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave the drawing out where only the store matters."""
     monkeypatch.setattr("sc_dask.pipeline.runner.make_figures", lambda adata: {})
 
+
+QUICK_KINDS = ("h5ad", "h5ad csc", "10x h5", "10x mtx")
 
 # -- inputs --------------------------------------------------------------------------------------
 
@@ -221,7 +222,7 @@ def bare(store: Path, tmp_path_factory: pytest.TempPathFactory) -> Finished:
 
 
 @pytest.mark.usefixtures("no_figures")
-@pytest.mark.parametrize("kind", WRITERS)
+@pytest.mark.parametrize("kind", [k if k in QUICK_KINDS else pytest.param(k, marks=pytest.mark.slow) for k in WRITERS])
 def test_run__every_format_gives_the_same(kind: str, bare: Finished, tmp_path: Path) -> None:
     source = WRITERS[kind](ad.read_zarr(bare.source), tmp_path)
     result = run_small(source, tmp_path / "out" / "result.zarr")
@@ -317,18 +318,6 @@ def test_run__raw_of_an_analysed_store(old: Path, finished: Finished, tmp_path: 
 
 
 @pytest.mark.usefixtures("no_figures")
-def test_run__raw_beside_counts_is_left_out(store: Path, finished: Finished, tmp_path: Path) -> None:
-    adata = ad.read_zarr(store)
-    adata.raw = adata[:, :50]
-    adata.write_zarr(tmp_path / "raw.zarr")
-    made = ad.read_zarr(run_small(tmp_path / "raw.zarr", tmp_path / "out" / "result.zarr").store)
-    assert made.raw is None
-    expected = finished.adata
-    del made.uns["sc_dask"], expected.uns["sc_dask"]
-    assert differences(made, expected) == []
-
-
-@pytest.mark.usefixtures("no_figures")
 def test_run__old_clusters_as_batches(old: Path, tmp_path: Path) -> None:
     settings = with_settings(input={"layer": "counts"}, hvg={"batch_key": "leiden"})
     adata = ad.read_zarr(run_small(old, tmp_path / "out" / "result.zarr", settings=settings).store)
@@ -340,9 +329,13 @@ def test_run__old_clusters_as_batches(old: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("sections", "passes"),
     [
-        ({"hvg": {"flavor": "seurat_v3", "n_top_genes": 100}}, {"hvg": 2}),
+        pytest.param({"hvg": {"flavor": "seurat_v3", "n_top_genes": 100}}, {"hvg": 2}, marks=pytest.mark.slow),
         ({"hvg": {"flavor": "seurat_v3", "n_top_genes": 100, "batch_key": "batch"}}, {"hvg": 2}),
-        ({"hvg": {"flavor": "cell_ranger", "n_top_genes": 100, "batch_key": "batch"}}, {"hvg": 1}),
+        pytest.param(
+            {"hvg": {"flavor": "cell_ranger", "n_top_genes": 100, "batch_key": "batch"}},
+            {"hvg": 1},
+            marks=pytest.mark.slow,
+        ),
         ({"normalize": {"target_sum": None}}, {"normalize": 1, "hvg": 1}),
         ({"pca": {"svd_solver": "randomized", "random_state": 5}}, {"pca": 4}),
         ({"filter": {"min_genes": None, "min_cells": None}}, {"filter": 0}),
@@ -418,23 +411,6 @@ def test_run__two_at_once_are_refused(store: Path, tmp_path: Path) -> None:
 
     with pytest.raises(sd.errors.StoreError, match="another run works in .*result.zarr.work"):
         run_small(store, tmp_path / "result.zarr", listener=Second())
-
-
-@pytest.mark.usefixtures("no_figures")
-def test_run__blocks_are_those_of_the_plan(store: Path, tmp_path: Path) -> None:
-    seen = set()
-
-    class Listener:
-        def on_stage(self, stage: sd.log.Stage) -> None:
-            seen.add(sd.config.n_bytes("block-bytes"))
-
-        def on_end(self, stage: sd.log.Stage) -> None: ...
-        def on_pass(self, stage: str, label: str, n_blocks: int) -> None: ...
-        def on_block(self, stage: str, done: int, n_blocks: int, bytes_read: int) -> None: ...
-
-    run_small(store, tmp_path / "result.zarr", listener=Listener(), memory=2**33)
-    assert seen == {BLOCK_BYTES}
-    assert sd.config.n_bytes("block-bytes") == 48 * 2**20
 
 
 def test_csv__is_plain(finished: Finished) -> None:
