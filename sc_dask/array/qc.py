@@ -78,6 +78,8 @@ def not_counts(x: RowBlocks) -> str | None:
         v = first.facts.values
     if v["has_nan"]:
         return "NaN"
+    if np.isinf(v["min_value"]) or np.isinf(v["max_value"]):
+        return "infinite values" if x.shape[0] and x.shape[1] else None
     if v["min_value"] < 0:
         return f"negative values ({v['min_value']:g})"
     return None if v["all_integer"] else "fractions"

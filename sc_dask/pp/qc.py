@@ -108,6 +108,12 @@ def _mask(adata: AnnData, name: str, n_vars: int) -> np.ndarray:
     return values
 
 
+def _log1p(values: np.ndarray) -> np.ndarray:
+    """Return log(1 + x); NaN below -1, which only a matrix without counts has."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.log1p(values)
+
+
 def _sums(values: np.ndarray, dtype: np.dtype[Any]) -> np.ndarray:
     """Return sums in the type that summing ``dtype`` gives: integers stay exact integers."""
     if dtype.kind in "iub":
@@ -128,10 +134,10 @@ def _cell_table(
     totals = _sums(cells.totals, dtype)
     out: dict[str, np.ndarray] = {f"n_{var_type}_by_{expr_type}": cells.n_genes}
     if log1p:
-        out[f"log1p_n_{var_type}_by_{expr_type}"] = np.log1p(cells.n_genes)
+        out[f"log1p_n_{var_type}_by_{expr_type}"] = _log1p(cells.n_genes)
     out[f"total_{expr_type}"] = totals
     if log1p:
-        out[f"log1p_total_{expr_type}"] = np.log1p(totals)
+        out[f"log1p_total_{expr_type}"] = _log1p(totals)
     with np.errstate(divide="ignore", invalid="ignore"):
         for i, n in enumerate(tops):
             out[f"pct_{expr_type}_in_top_{n}_{var_type}"] = cells.top_totals[:, i] / cells.totals * 100
@@ -139,7 +145,7 @@ def _cell_table(
             of_set = _sums(cells.qc_totals[:, i], dtype)
             out[f"total_{expr_type}_{name}"] = of_set
             if log1p:
-                out[f"log1p_total_{expr_type}_{name}"] = np.log1p(of_set)
+                out[f"log1p_total_{expr_type}_{name}"] = _log1p(of_set)
             out[f"pct_{expr_type}_{name}"] = of_set / totals * 100
     return out
 
@@ -149,9 +155,9 @@ def _gene_table(found: qc.QC, n_obs: int, expr_type: str, dtype: np.dtype[Any], 
     totals, means = _sums(genes.totals, dtype), genes.totals / max(n_obs, 1)
     out = {f"n_cells_by_{expr_type}": genes.n_cells, f"mean_{expr_type}": means}
     if log1p:
-        out[f"log1p_mean_{expr_type}"] = np.log1p(means)
+        out[f"log1p_mean_{expr_type}"] = _log1p(means)
     out[f"pct_dropout_by_{expr_type}"] = (1 - genes.n_cells / max(n_obs, 1)) * 100
     out[f"total_{expr_type}"] = totals
     if log1p:
-        out[f"log1p_total_{expr_type}"] = np.log1p(totals)
+        out[f"log1p_total_{expr_type}"] = _log1p(totals)
     return out
