@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import subprocess
 import sys
 import time
@@ -63,9 +62,3 @@ def machine() -> dict[str, Any]:
         ]
         model = names[0] if names else model
     return {"cpu": model, "n_cpus": os.cpu_count(), "load_1min": round(load, 2), "python": platform.python_version()}
-
-
-def self_peak_rss_bytes() -> int:
-    """Return this process's peak memory."""
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
