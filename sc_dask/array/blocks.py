@@ -341,6 +341,8 @@ class Reduction(Generic[S, T]):
     update
         ``update(state, b, *row_vectors, **const) -> state``: optional faster ``merge(state, block(b))``;
         must not change its state.
+    absorb
+        The same, but may change the state: used where no task is ever run twice, that is without a cluster.
     state_bytes
         Size of one state, for the memory plan.
     """
@@ -349,6 +351,7 @@ class Reduction(Generic[S, T]):
     merge: Callable[[S, S], S]
     finalize: Callable[[S], T] = lambda s: s  # type: ignore[assignment,return-value]
     update: Callable[..., S] | None = None
+    absorb: Callable[..., S] | None = None
     state_bytes: int = 0
 
 

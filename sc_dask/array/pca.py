@@ -16,7 +16,18 @@ from sc_dask.array.blocks import Lazy, Reduction, RowBlocks, collect_rows, fold_
 from sc_dask.array.source import Block
 from sc_dask.errors import InputError
 from sc_dask.kernels import incremental as inc
-from sc_dask.kernels.gram import GramState, covariance, gram, gram_update, merge_gram, project, second_moment
+from sc_dask.kernels.gram import (
+    GramState,
+    SplitState,
+    covariance,
+    finish,
+    gram,
+    gram_absorb,
+    gram_update,
+    merge_gram,
+    project,
+    second_moment,
+)
 
 # float64 products up to here cost under a second or two; beyond, float32 tiles (added up in float64) take half the time
 _FLOAT64_FLOPS = 1e11
@@ -46,7 +57,7 @@ def _finite(values: np.ndarray) -> np.ndarray:
     return values
 
 
-GRAM: Reduction[GramState, GramState] = Reduction(gram, merge_gram, update=gram_update)
+GRAM: Reduction[SplitState, GramState] = Reduction(gram, merge_gram, finish, update=gram_update, absorb=gram_absorb)
 
 
 def exact(x: RowBlocks, n_comps: int, *, zero_center: bool = True, dtype: Any = np.float32) -> PCA:
@@ -69,8 +80,7 @@ def exact(x: RowBlocks, n_comps: int, *, zero_center: bool = True, dtype: Any = 
     values, vectors = _largest(square, n_comps)
     components = _signed(np.ascontiguousarray(vectors[:, ::-1].T))
     variance = np.maximum(values[::-1], 0)
-    offset = state.sums / max(state.n, 1) @ components.T if zero_center else None
-    scores = _scores(staged, components, offset, dtype)
+    scores = _scores(staged, components, state.sums / max(state.n, 1) if zero_center else None, dtype)
     if not zero_center:  # as TruncatedSVD reports it: the variance of the scores
         variance = scores.astype(np.float64).var(axis=0)
         total = float(np.trace(covariance(state))) * (n_obs - 1) / n_obs
@@ -92,9 +102,10 @@ def _ratio(variance: np.ndarray, total: float) -> np.ndarray:
     return variance / total if total > 0 else np.zeros_like(variance)
 
 
-def _scores(x: RowBlocks, components: np.ndarray, offset: np.ndarray | None, dtype: Any) -> np.ndarray:
-    lazy = collect_rows(project, x, components=np.ascontiguousarray(components.T), offset=offset, dtype=dtype)
-    return run.compute(lazy, label="scores")
+def _scores(x: RowBlocks, components: np.ndarray, mean: np.ndarray | None, dtype: Any) -> np.ndarray:
+    basis = np.ascontiguousarray(components.T, np.float32 if np.dtype(dtype) == np.float32 else np.float64)
+    offset = None if mean is None else mean @ basis.astype(np.float64)
+    return run.compute(collect_rows(project, x, components=basis, offset=offset, dtype=dtype), label="scores")
 
 
 def _times_gram(block: Block, *, basis: np.ndarray) -> tuple[int, np.ndarray, np.ndarray]:
@@ -187,9 +198,7 @@ def incremental(x: RowBlocks, n_comps: int, *, chunk_size: int = 1000, dtype: An
     _finite(state.m2)
     components, variance, total = inc.components(state)
     components = _signed(components)
-    return PCA(
-        _scores(staged, components, state.mean @ components.T, dtype), components, variance, _ratio(variance, total)
-    )
+    return PCA(_scores(staged, components, state.mean, dtype), components, variance, _ratio(variance, total))
 
 
 SOLVERS: dict[str, Callable[..., PCA]] = {"gram": exact, "randomized": randomized, "incremental": incremental}

@@ -67,6 +67,7 @@ class _Outputs:
     """What a pass makes of every block; shared by its tasks."""
 
     items: tuple[tuple[Any, str, dict[str, Any]], ...]  # kernel or Reduction, kind, const
+    in_place: bool  # no task is run twice: a state may be changed instead of copied
 
 
 def _step(
@@ -87,8 +88,9 @@ def _step(
     for i, ((kernel, kind, const), rows) in enumerate(zip(outputs.items, vectors.value, strict=True)):
         state = carry.states[i] if carry else None
         if kind in ("reduce", "fold"):
-            if state is not None and kernel.update is not None:
-                state = kernel.update(state, block, *rows, **const)
+            update = kernel.absorb if outputs.in_place and kernel.absorb is not None else kernel.update
+            if state is not None and update is not None:
+                state = update(state, block, *rows, **const)
             else:
                 new = kernel.block(block, *rows, **const)
                 state = new if state is None else kernel.merge(state, new)
@@ -147,7 +149,7 @@ def compute(*lazies: Lazy[Any], label: str = "pass") -> Any:
 
 def _one_pass(lazies: Sequence[Lazy[Any]], label: str) -> list[Any]:
     x = lazies[0].x
-    outputs = _Outputs(tuple((z.kernel, z.kind, dict(z.const)) for z in lazies))
+    outputs = _Outputs(tuple((z.kernel, z.kind, dict(z.const)) for z in lazies), in_place=client() is None)
     n_lanes = 1 if lazies[0].kind == "fold" else max(1, min(x.expr.n_blocks, n_workers()))
     name = _new_name(label)
     dsk = _pass_graph(name, x, outputs, [z.rows for z in lazies], n_lanes)
