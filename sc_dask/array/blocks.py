@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Generic, TypeVar
 
 import dask.array as da
@@ -52,7 +52,7 @@ class Facts:
 
 def evaluate_block(plan: Plan, args: BlockArgs, block: Block | None = None) -> Block:
     """Return one block of a lazy X (what a plain Dask task runs)."""
-    return evaluate(plan, args, block)[0]
+    return evaluate(plan, args, block)
 
 
 class _ExprLayer(Layer):
@@ -222,7 +222,7 @@ class Evaluator:
 
     def evaluate(self, start: int, stop: int) -> Block:
         """Return rows ``start:stop`` as a block."""
-        return evaluate(self.expr.plan(), self.expr.args(start, stop))[0]
+        return evaluate(self.expr.plan(), self.expr.args(start, stop))
 
     def part(self, start: int, stop: int) -> tuple[Plan, BlockArgs]:
         """Return the picklable recipe of rows ``start:stop``; ``evaluate_block(*part)`` makes them."""
@@ -364,6 +364,17 @@ class Lazy(Generic[T]):
     kind: str  # "reduce", "fold", "scan", "rows" or "blocks"
     rows: tuple[np.ndarray, ...] = ()
     const: Mapping[str, Any] = field(default_factory=dict)
+    ahead: bool = False  # the kernel takes the block as it is before the last step, and that step's row vectors
+
+
+def ahead(lazy: Lazy[T]) -> Lazy[T]:
+    """Let a kernel do the last step itself, or do without it: ``kernel(block, *step_vectors, *rows, **const)``.
+
+    It sees the block as it is before that step. Whatever else is asked of the same X shares the pass.
+    """
+    if not lazy.x.expr.steps:
+        raise ValueError("there is no step to go ahead of")
+    return replace(lazy, ahead=True)
 
 
 def _checked(x: RowBlocks, rows: tuple[Any, ...]) -> tuple[np.ndarray, ...]:
@@ -382,11 +393,13 @@ def map_rows(
     n_vars: int | None = None,
     is_sparse: bool | None = None,
     columnwise: bool = False,
+    keeps_pattern: bool = False,
     **const: Any,
 ) -> RowBlocks:
     """Return ``kernel(block, *row_vectors, **const)`` of every block as a lazy matrix with the same rows.
 
-    ``columnwise=True`` promises that a value depends on its own column (and the row vectors) alone.
+    ``columnwise=True`` promises that a value depends on its own column (and the row vectors) alone,
+    ``keeps_pattern=True`` that a csr block keeps its ``indices`` and ``indptr``.
     No pass; the facts of ``x`` do not carry over, since values change.
     """
     vectors = tuple(r if isinstance(r, RowVector) else RowVector(_checked(x, (r,))[0]) for r in rows)
@@ -401,6 +414,7 @@ def map_rows(
         vectors,
         const,
         columnwise,
+        keeps_pattern,
     )
     return RowBlocks(x.expr.then(step))
 

@@ -68,7 +68,8 @@ class Step:
     """One thing done to every block: ``kernel(block, *row_vectors, **const) -> block`` with the same rows.
 
     ``columnwise`` says that each value of the result depends on its own column alone, given the
-    row vectors, so that a choice of columns may be made before instead of after.
+    row vectors, so that a choice of columns may be made before instead of after. ``keeps_pattern`` says that the
+    result of a csr block has the same ``indices`` and ``indptr``.
     """
 
     kernel: Callable[..., Block]
@@ -79,6 +80,7 @@ class Step:
     rows: tuple[RowVector, ...] = ()
     const: Mapping[str, Any] = field(default_factory=dict)
     columnwise: bool = False
+    keeps_pattern: bool = False
 
     @property
     def lets_columns_pass(self) -> bool:
@@ -124,12 +126,24 @@ class BlockArgs:
     vectors: tuple[tuple[np.ndarray | None, ...], ...]
 
 
-def evaluate(plan: Plan, args: BlockArgs, block: Block | None = None) -> tuple[Block, dict[tuple[int, int], Vector]]:
-    """Read one block and run it through the steps.
+Found = dict[tuple[int, int], Vector]  # row vectors that had to be taken from a block, by (step, position)
+
+
+def evaluate(plan: Plan, args: BlockArgs, block: Block | None = None) -> Block:
+    """Read one block and run it through all steps."""
+    n = len(plan.kernels)
+    return evaluate_at(plan, args, frozenset([n]), block)[0][n][0]
+
+
+def evaluate_at(
+    plan: Plan, args: BlockArgs, depths: frozenset[int], block: Block | None = None
+) -> tuple[dict[int, tuple[Block, tuple[Vector, ...]]], Found]:
+    """Read one block and run it through the steps, as far as anybody wants it.
 
     Returns
     -------
-    The block, and the row vectors that had to be taken from it, by (step, position).
+    For each of ``depths`` (numbers of steps done) the block and the row vectors of the step that would follow; and the
+    row vectors that had to be taken from the block.
     """
     if block is None:
         if plan.source is None:
@@ -139,15 +153,21 @@ def evaluate(plan: Plan, args: BlockArgs, block: Block | None = None) -> tuple[B
         METER.add(rows=args.stop - args.start)
     if args.rows is not None:
         block = take_rows(block, args.rows)
-    found: dict[tuple[int, int], Vector] = {}
-    for i, ((kernel, const, row_kernels), given) in enumerate(zip(plan.kernels, args.vectors, strict=True)):
-        vectors = []
-        for j, ((row_kernel, row_const), v) in enumerate(zip(row_kernels, given, strict=True)):
-            if v is None:
-                v = found[i, j] = row_kernel(block, **row_const)
-            vectors.append(v)
-        block = kernel(block, *vectors, **const)
-    return block, found
+    seen: dict[int, tuple[Block, tuple[Vector, ...]]] = {}
+    found: Found = {}
+    for i in range(max(depths) + 1):
+        vectors: list[Vector] = []
+        if i < len(plan.kernels):
+            for j, ((row_kernel, const), v) in enumerate(zip(plan.kernels[i][2], args.vectors[i], strict=True)):
+                if v is None:
+                    v = found[i, j] = row_kernel(block, **const)
+                vectors.append(v)
+        if i in depths:
+            seen[i] = block, tuple(vectors)
+        if i < max(depths):
+            kernel, const, _ = plan.kernels[i]
+            block = kernel(block, *vectors, **const)
+    return seen, found
 
 
 @dataclass(frozen=True, eq=False)

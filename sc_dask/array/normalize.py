@@ -14,7 +14,7 @@ from sc_dask.kernels import normalize as kernels
 from sc_dask.kernels.qc import row_totals
 
 
-def _factors(totals: np.ndarray, target_sum: float) -> np.ndarray:
+def factors(totals: np.ndarray, target_sum: float) -> np.ndarray:
     """Return what to multiply cells by; a cell without counts stays as it is."""
     totals = np.asarray(totals, np.float64)
     return np.divide(target_sum, totals, out=np.ones_like(totals), where=totals != 0)
@@ -22,12 +22,12 @@ def _factors(totals: np.ndarray, target_sum: float) -> np.ndarray:
 
 def scale_to(block: Block, totals: np.ndarray, *, target_sum: float) -> Block:
     """Bring every cell of a block to the same sum."""
-    return kernels.scale_rows(block, _factors(totals, target_sum))
+    return kernels.scale_rows(block, factors(totals, target_sum))
 
 
 def scale_log1p(block: Block, totals: np.ndarray, *, target_sum: float, base: float | None) -> Block:
     """Bring every cell of a block to the same sum and take log(1 + x), in one loop."""
-    return kernels.normalize_log1p(block, _factors(totals, target_sum), base)
+    return kernels.normalize_log1p(block, factors(totals, target_sum), base)
 
 
 def _float_of(x: RowBlocks) -> np.dtype[Any]:
@@ -64,14 +64,16 @@ def totals_without(x: RowBlocks, max_fraction: float) -> tuple[np.ndarray, np.nd
 
 def normalize(x: RowBlocks, totals: RowVector | np.ndarray, target_sum: float) -> RowBlocks:
     """Describe X with every cell brought to ``target_sum``; nothing is read."""
-    return map_rows(scale_to, x, totals, dtype=_float_of(x), columnwise=True, target_sum=float(target_sum))
+    dtype, target_sum = _float_of(x), float(target_sum)
+    return map_rows(scale_to, x, totals, dtype=dtype, columnwise=True, keeps_pattern=True, target_sum=target_sum)
 
 
 def log1p(x: RowBlocks, base: float | None) -> RowBlocks:
     """Describe log(1 + X); after `normalize` both become one loop over a block."""
     last = x.expr.steps[-1] if x.expr.steps else None
     if last is None or last.kernel is not scale_to:
-        return map_rows(kernels.log1p, x, dtype=_float_of(x), columnwise=True, base=base)
+        return map_rows(kernels.log1p, x, dtype=_float_of(x), columnwise=True, keeps_pattern=True, base=base)
     before = Expr(x.expr.source, x.expr.bounds, x.expr.rows, x.expr.steps[:-1])
     below = RowBlocks(before)
-    return map_rows(scale_log1p, below, *last.rows, dtype=_float_of(x), columnwise=True, base=base, **last.const)
+    const = {"base": base, **last.const}
+    return map_rows(scale_log1p, below, *last.rows, dtype=_float_of(x), columnwise=True, keeps_pattern=True, **const)

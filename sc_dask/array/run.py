@@ -27,7 +27,7 @@ from dask.highlevelgraph import HighLevelGraph
 
 from sc_dask import config
 from sc_dask.array.blocks import ForeignSource, Lazy, RowBlocks
-from sc_dask.array.expr import BlockArgs, Plan, RowVector, evaluate
+from sc_dask.array.expr import BlockArgs, Plan, RowVector, evaluate_at
 from sc_dask.array.source import METER, MemorySource
 from sc_dask.errors import ScDaskWarning, StalledError
 from sc_dask.log import Stage, current_stage, peak_rss_bytes, reset_peak_rss
@@ -67,6 +67,7 @@ class _Outputs:
     """What a pass makes of every block; shared by its tasks."""
 
     items: tuple[tuple[Any, str, dict[str, Any]], ...]  # kernel or Reduction, kind, const
+    depths: tuple[int, ...]  # steps that each wants done; before the last one, it wants that one's row vectors too
     in_place: bool  # no task is run twice: a state may be changed instead of copied
 
 
@@ -82,10 +83,12 @@ def _step(
     """Read block ``index`` and add it to the carry (a new one: the old may be needed again after a lost worker)."""
     if isinstance(block, _Item):  # a source of just these rows
         plan, args, block = Plan(block.value, plan.kernels), replace(args, start=0, stop=args.stop - args.start), None
-    block, found = evaluate(plan, args, block)
+    seen, found = evaluate_at(plan, args, frozenset(outputs.depths), block)
     states: list[Any] = []
     part: dict[Any, Any] = {("found", *k): v for k, v in found.items()}
-    for i, ((kernel, kind, const), rows) in enumerate(zip(outputs.items, vectors.value, strict=True)):
+    for i, ((kernel, kind, const), own_rows) in enumerate(zip(outputs.items, vectors.value, strict=True)):
+        block, step_rows = seen[outputs.depths[i]]
+        rows = (*step_rows, *own_rows)
         state = carry.states[i] if carry else None
         if kind in ("reduce", "fold"):
             update = kernel.absorb if outputs.in_place and kernel.absorb is not None else kernel.update
@@ -149,7 +152,12 @@ def compute(*lazies: Lazy[Any], label: str = "pass") -> Any:
 
 def _one_pass(lazies: Sequence[Lazy[Any]], label: str) -> list[Any]:
     x = lazies[0].x
-    outputs = _Outputs(tuple((z.kernel, z.kind, dict(z.const)) for z in lazies), in_place=client() is None)
+    n_steps = len(x.expr.steps)
+    outputs = _Outputs(
+        tuple((z.kernel, z.kind, dict(z.const)) for z in lazies),
+        tuple(n_steps - z.ahead for z in lazies),
+        in_place=client() is None,
+    )
     n_lanes = 1 if lazies[0].kind == "fold" else max(1, min(x.expr.n_blocks, n_workers()))
     name = _new_name(label)
     dsk = _pass_graph(name, x, outputs, [z.rows for z in lazies], n_lanes)

@@ -290,27 +290,27 @@ def _take_rows(data: Array, indices: Array, indptr: Array, rows: Array, starts: 
 
 @numba.njit(nogil=True, cache=True)
 def _take_cols(data: Array, indices: Array, indptr: Array, lookup: Array, in_order: bool) -> tuple[Array, Array, Array]:
+    """One loop into room for everything (of which only what is written takes memory), then a copy of what is kept."""
     n_obs = len(indptr) - 1
     new_indptr = np.zeros(n_obs + 1, np.int32)
-    at = 0
-    for i in range(n_obs):
-        for k in range(indptr[i], indptr[i + 1]):
-            at += lookup[np.uint32(indices[k])] >= 0
-        new_indptr[i + 1] = at
-    new_data, new_indices = np.empty(at + 1, data.dtype), np.empty(at + 1, np.int32)
-    at = 0
+    room = indptr[n_obs] - indptr[0] + 1
+    new_data, new_indices = np.empty(room, data.dtype), np.empty(room, np.int32)
+    at = np.uint64(0)
     for i in range(n_obs):
         for k in range(indptr[i], indptr[i + 1]):
             j = lookup[np.uint32(indices[k])]
             new_data[at] = data[k]  # written over when it is not kept: a branch is mispredicted too often
             new_indices[at] = j
-            at += j >= 0
+            at += np.uint64(j >= 0)
+        new_indptr[i + 1] = at
         if not in_order:
             lo = new_indptr[i]
             order = np.argsort(new_indices[lo:at])
             new_indices[lo:at] = new_indices[lo:at][order]
             new_data[lo:at] = new_data[lo:at][order]
-    return new_data[:at], new_indices[:at], new_indptr
+    if 2 * at > room:
+        return new_data[:at], new_indices[:at], new_indptr
+    return new_data[:at].copy(), new_indices[:at].copy(), new_indptr
 
 
 @numba.njit(nogil=True, cache=True)

@@ -58,7 +58,7 @@ def moments(
         ``groups`` does not fit the block, or ``transform`` and ``base`` do not fit each other.
     """
     data = _transformed(values(block.data if sp.issparse(block) else block), transform, base)
-    order, starts = _rows_by_group(groups, n_groups, block.shape[0])
+    order, starts = rows_by_group(groups, n_groups, block.shape[0])
     shape = (n_groups, block.shape[1])
     mean, m2, nnz = np.zeros(shape), np.zeros(shape), np.zeros(shape, np.int64)
     if sp.issparse(block):
@@ -113,7 +113,7 @@ def clipped_sums(
     groups
         int32 of n_obs in ``[-1, n_groups)``; -1 is left out. None: all cells are group 0.
     """
-    order, starts = _rows_by_group(groups, len(clip), block.shape[0])
+    order, starts = rows_by_group(groups, len(clip), block.shape[0])
     sums, squares = np.zeros(clip.shape), np.zeros(clip.shape)
     if sp.issparse(block):
         _clipped_csr(values(block.data), block.indices, block.indptr, order, starts, clip, sums, squares)
@@ -143,7 +143,7 @@ def _expm1(data: Array, base: float | None) -> Array:
     return np.expm1(scaled, out=scaled)
 
 
-def _rows_by_group(groups: NDArray[np.int32] | None, n_groups: int, n_obs: int) -> tuple[Array, NDArray[np.int64]]:
+def rows_by_group(groups: NDArray[np.int32] | None, n_groups: int, n_obs: int) -> tuple[Array, NDArray[np.int64]]:
     """Return the rows sorted by group (so that one group's sums stay in cache) and where each group starts."""
     if groups is None:
         if n_groups != 1:

@@ -147,9 +147,10 @@ def _normalize_log1p_dense(x: Array, factors: Array, over: float, out: Array) ->
 def _totals_where_csr(data: Array, indices: Array, indptr: Array, mask: Array) -> Array:
     out = np.zeros(len(indptr) - 1)
     for i in range(len(indptr) - 1):
+        total = 0.0
         for k in range(indptr[i], indptr[i + 1]):
-            if mask[indices[k]]:
-                out[i] += data[k]
+            total += data[k] if mask[np.uint32(indices[k])] else 0
+        out[i] = total
     return out
 
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from sc_dask.errors import InputError
 from sc_dask.kernels.csr import Array, Block, values
 
+_PACKED_BITS = 21  # of 64, for the number of cells; a block has no more than 2**20, and their uint16 counts need 36
 BINS = 256  # counts below it are ranked by a histogram instead of a sort
 
 
@@ -83,7 +84,10 @@ def cell_and_gene_metrics(
     in_any = np.asarray(masks.any(axis=0))
     if sp.issparse(block):
         parts = values(block.data), block.indices, block.indptr
-        _metrics_csr(*parts, in_any, masks, totals, n_genes, qc_totals, genes)
+        if _packs(parts[0], n_obs):
+            _metrics_counts(*parts, in_any, masks, totals, n_genes, qc_totals, genes)
+        else:
+            _metrics_csr(*parts, in_any, masks, totals, n_genes, qc_totals, genes)
     else:
         _metrics_dense(values(block), in_any, masks, totals, n_genes, qc_totals, genes)
     if percent_top:
@@ -162,6 +166,47 @@ def _all_integer(data: Array) -> bool:
     for k in range(len(data)):
         broken += data[k] - np.floor(data[k]) != 0  # NaN and infinities too
     return broken == 0
+
+
+def _packs(data: Array, n_obs: int) -> bool:
+    """Tell whether a gene's sum and its number of cells in a block fit into one integer."""
+    return data.dtype.kind == "u" and data.dtype.itemsize <= 2 and n_obs < 2**_PACKED_BITS
+
+
+@numba.njit(nogil=True, cache=True)
+def _metrics_counts(
+    data: Array,
+    indices: Array,
+    indptr: Array,
+    in_any: Array,
+    masks: Array,
+    totals: Array,
+    n_genes: Array,
+    qc_totals: Array,
+    genes: Array,
+) -> None:
+    """The same as `_metrics_csr` for small counts, a third faster: one addition to one integer a value."""
+    packed = np.zeros(len(genes), np.uint64)
+    one = np.uint64(1) << np.uint64(64 - _PACKED_BITS)
+    for i in range(len(indptr) - 1):
+        lo, hi = np.uint64(indptr[i]), np.uint64(indptr[i + 1])
+        total, seen = np.uint64(0), np.uint64(0)
+        for k in range(lo, hi):  # no scatter: SIMD
+            total += data[k]
+            seen += data[k] != 0
+        for k in range(lo, hi):
+            v = np.uint64(data[k])
+            j = np.uint32(indices[k])
+            packed[j] += v | (one if v != 0 else np.uint64(0))
+            if in_any[j]:
+                for q in range(len(masks)):
+                    if masks[q, j]:
+                        qc_totals[i, q] += v
+        totals[i] = total
+        n_genes[i] = seen
+    for g in range(len(genes)):
+        genes[g, 0] = packed[g] & (one - np.uint64(1))
+        genes[g, 1] = packed[g] >> np.uint64(64 - _PACKED_BITS)
 
 
 @numba.njit(nogil=True, cache=True)
