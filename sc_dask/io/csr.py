@@ -25,6 +25,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from sc_dask.errors import FormatError, StoreError
+from sc_dask.io.fetch import steps_of, together
 from sc_dask.kernels.csr import canonical, values
 
 MAX_ABSENT = 1024
@@ -146,7 +147,7 @@ class StoredCSR:
         """Return rows ``start:stop`` as a canonical block."""
         indptr = self.rows(start, stop)
         lo, hi = int(indptr[0]), int(indptr[-1])
-        data, indices = self.data.read(lo, hi), self.indices.read(lo, hi)
+        data, indices = together([steps_of(self.data, lo, hi), steps_of(self.indices, lo, hi)])
         for vector in (self.data, self.indices):
             for a, b, chunk in vector.absent(lo, hi):
                 repeats = vector is self.indices and self._repeats_column(indptr, a, b)

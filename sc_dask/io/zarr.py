@@ -7,6 +7,7 @@ they open is kept per process and found again by all threads.
 from __future__ import annotations
 
 import functools
+import os
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -22,8 +23,9 @@ from zarr.storage import WrapperStore
 from sc_dask.array.source import METER, Block
 from sc_dask.errors import FormatError, StoreError
 from sc_dask.io.csr import StoredCSR, block_dtype
+from sc_dask.io.fetch import Steps, objects_at, together
 from sc_dask.io.store import Location, fingerprint, zarr_store
-from sc_dask.io.zchunks import LocalChunks
+from sc_dask.io.zchunks import Chunks
 
 MARK = "sc_dask"  # root attribute of the stores that we write
 _METADATA = ("zarr.json", ".zarray", ".zgroup", ".zattrs", ".zmetadata")
@@ -76,10 +78,14 @@ class ZarrArray:
 
     def __init__(self, location: Location, array: zarr.Array[Any], store: ChunkStore) -> None:
         self.name = f"{location}: {array.path}"
-        self._location, self._array, self._store = location, array, store
+        self._location, self._array = location, array
+        self._missing = store.missing
         self._rows_per_object = (array.shards or array.chunks)[0] if array.ndim else 1
-        local = location.is_local and not location.is_zip
-        self._direct = LocalChunks.of(location.path, array) if local else None
+        objects = objects_at(location)
+        self._direct = None if objects is None else Chunks.of(objects, array)
+        self._zarrs = _with_zarrs(location, array.path) if self._direct is None else None
+        if self._direct is not None:
+            self._missing = self._direct.missing
 
     def __len__(self) -> int:
         return int(self._array.shape[0])
@@ -90,9 +96,17 @@ class ZarrArray:
 
     def read(self, start: int, stop: int) -> np.ndarray:
         """Return rows ``start:stop``, C-ordered."""
+        return together([self.steps(start, stop)])[0]
+
+    def steps(self, start: int, stop: int) -> Steps:
+        """Read rows ``start:stop``, C-ordered, step by step."""
         try:
             if self._direct is not None:
-                return self._direct.read(start, stop)
+                return (yield from self._direct.steps(start, stop))
+            if self._zarrs is not None:
+                rows = self._read_with_zarrs(self._zarrs, start, stop)
+                if rows is not None:
+                    return rows
             return np.ascontiguousarray(np.asarray(self._array[start:stop]))
         except (OSError, TimeoutError) as err:
             raise StoreError(f"{self.name} cannot be read: {err}", "a readable store", "try again") from err
@@ -103,22 +117,67 @@ class ZarrArray:
 
     def absent(self, start: int, stop: int) -> list[tuple[int, int, str]]:
         """Return first row, last + 1 and key of the stored objects of ``start:stop`` found missing while reading."""
-        missing = self._store.missing if self._direct is None else self._direct.missing
-        if not missing or stop <= start:
+        if not self._missing:
             return []
-        step, out = self._rows_per_object, []
-        for coords in self._objects(start // step, (stop - 1) // step + 1):
-            key = f"{self._array.path}/{self._array.metadata.encode_chunk_key(coords)}".lstrip("/")
-            if key in missing:
-                out.append((coords[0] * step, min((coords[0] + 1) * step, len(self)), key))
-        return out
+        step = self._rows_per_object
+        return [
+            (i * step, min((i + 1) * step, len(self)), key)
+            for i, key in self._objects(start, stop)
+            if key in self._missing
+        ]
 
-    def _objects(self, first: int, last: int) -> Iterator[tuple[int, ...]]:
-        sizes = self._array.shards or self._array.chunks
+    def _objects(self, start: int, stop: int) -> Iterator[tuple[int, str]]:
+        """Yield the place along the rows and the key of every stored object of rows ``start:stop``."""
+        sizes, step = self._array.shards or self._array.chunks, self._rows_per_object
         grid = [-(-n // size) for n, size in zip(self._array.shape[1:], sizes[1:], strict=True)]
-        for i in range(first, last):
+        for i in range(start // step, (stop - 1) // step + 1 if stop > start else 0):
             for rest in np.ndindex(*grid):
-                yield (i, *rest)
+                yield i, f"{self._array.path}/{self._array.metadata.encode_chunk_key((i, *rest))}".lstrip("/")
+
+    def _read_with_zarrs(self, array: zarr.Array[Any], start: int, stop: int) -> np.ndarray | None:
+        """Return rows read by zarrs, None where it fails: zarr then reads them, or says what is wrong.
+
+        zarrs opens files itself, past `ChunkStore`: what is missing and how large it is are looked up here. Of a shard,
+        the rows' share of its bytes is counted.
+        """
+        try:
+            rows = np.ascontiguousarray(np.asarray(array[start:stop]))
+        except Exception:
+            return None
+        for i, key in self._objects(start, stop):
+            try:
+                size = os.stat(self._location.path / key).st_size
+            except FileNotFoundError:
+                self._missing.add(key)
+                continue
+            if array.shards is not None:
+                first, rows_here = i * self._rows_per_object, self._rows_per_object
+                step = int(array.chunks[0])
+                lo = max(start - first, 0) // step * step
+                hi = min(-(-(stop - first) // step) * step, rows_here)
+                size = size * (hi - lo) // rows_here
+            METER.add(n_bytes=size)
+        return rows
+
+
+def _with_zarrs(location: Location, path: str) -> zarr.Array[Any] | None:
+    """Return a local array opened with the codecs of zarrs (compiled, several chunks at once), where that is possible.
+
+    None when zarrs is not installed or does not know the array's codecs: zarr's own then read it.
+    """
+    if not location.is_local or location.is_zip:
+        return None
+    try:
+        import zarrs  # noqa: F401
+    except ImportError:
+        return None
+    wanted = {"codec_pipeline.path": "zarrs.ZarrsCodecPipeline", "codec_pipeline.strict": True}
+    try:
+        with zarr.config.set(wanted):
+            found = zarr.open_array(zarr_store(location), path=path, mode="r")
+    except Exception:  # not one type: it depends on what is not supported
+        return None
+    return found
 
 
 def _open(location: Location, path: str) -> zarr.Group | zarr.Array[Any]:

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import pickle
+import sys
 import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import anndata as ad
 import numpy as np
@@ -16,7 +18,7 @@ from sc_dask.array.source import METER
 from sc_dask.errors import FormatError, StoreError
 from sc_dask.io.read import read
 from sc_dask.io.store import Location, open_group
-from sc_dask.io.zarr import ZarrCSRSource, ZarrDenseSource
+from sc_dask.io.zarr import ZarrArray, ZarrCSRSource, ZarrDenseSource
 
 N_OBS, N_VARS, CHUNK = 200, 50, 64
 COMMITTED = {"committed": True, "complete_chunks": True}
@@ -238,3 +240,94 @@ def test_open_group__results_written_beside_x_keep_it(tmp_path: Path) -> None:
     zarr.consolidate_metadata(path)
     assert found.X.expr.source.token == read(path).X.expr.source.token
     assert (found.X.compute() != counts()).nnz == 0
+
+
+DENSE = {
+    "columns cut": {"chunks": (16, 20)},
+    "shards": {"chunks": (8, 10), "shards": (64, 30)},
+    "two codecs": {"chunks": (16, 50), "compressors": [zarr.codecs.GzipCodec(), zarr.codecs.ZstdCodec()]},
+    "turned": {"chunks": (16, 50), "filters": [zarr.codecs.TransposeCodec(order=(1, 0))]},
+    "whole rows": {"chunks": (16, 50)},
+}
+
+
+@pytest.fixture(params=["zarrs", "zarrs absent", "zarrs fails"])
+def zarrs(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Reading with zarrs, without it, and with one that opens but cannot read; and how its reads went."""
+    pytest.importorskip("zarrs")
+    reads: list[bool] = []
+    read_with = ZarrArray._read_with_zarrs
+
+    def counted(self: ZarrArray, array: Any, start: int, stop: int) -> np.ndarray | None:
+        rows = read_with(self, array, start, stop)
+        if stop > start:  # nothing is asked of zarrs else
+            reads.append(rows is not None)
+        return rows
+
+    monkeypatch.setattr(ZarrArray, "_read_with_zarrs", counted)
+    if request.param == "zarrs absent":
+        monkeypatch.setitem(sys.modules, "zarrs", None)
+    if request.param == "zarrs fails":
+        import zarrs
+
+        async def fails(*args: Any, **kwargs: Any) -> None:
+            raise RuntimeError("no")
+
+        monkeypatch.setattr(zarrs.ZarrsCodecPipeline, "read", fails)
+    return request.param, reads
+
+
+@pytest.mark.parametrize("layout", DENSE)
+@pytest.mark.parametrize("dtype", ["float32", "uint16"])
+def test_dense__every_layout_with_and_without_zarrs(tmp_path: Path, zarrs: Any, layout: str, dtype: str) -> None:
+    values = counts().toarray().astype(dtype)
+    path = write(tmp_path / "x.zarr", counts())
+    root = zarr.open_group(path, mode="r+", use_consolidated=False)
+    array = root["layers"].create_array("dense", data=values, overwrite=True, **DENSE[layout])
+    array.attrs.update({"encoding-type": "array", "encoding-version": "0.2.0"})
+    zarr.consolidate_metadata(path)
+    source = read(path).layers["dense"].expr.source
+    METER.empty()
+    source.read(0, N_OBS)
+    reading = METER.empty()
+    stored = sum(f.stat().st_size for f in (path / "layers" / "dense" / "c").rglob("*") if f.is_file())
+    assert reading.rows == N_OBS and 0 < reading.n_bytes <= stored
+    assert layout == "shards" or reading.n_bytes == stored
+    for start, stop in [(0, N_OBS), (0, 1), (15, 17), (33, 150), (N_OBS - 1, N_OBS), (7, 7)]:
+        rows = source.read(start, stop)
+        assert rows.dtype == dtype and rows.flags.c_contiguous
+        assert np.array_equal(rows, values[start:stop])
+    kind, reads = zarrs
+    if layout == "whole rows" or kind == "zarrs absent":
+        assert not reads
+    else:
+        assert set(reads) == {kind == "zarrs"}
+
+
+def test_dense__lost_and_damaged_chunks_with_and_without_zarrs(tmp_path: Path, zarrs: Any) -> None:
+    path = write(tmp_path / "x.zarr", counts(), mark=COMMITTED)
+    chunk(path, "layers/dense", "1/0").unlink()
+    source = read(path).layers["dense"].expr.source
+    assert np.array_equal(source.read(0, 16), counts()[:16].toarray())
+    with pytest.raises(StoreError, match="layers/dense/c/1/0"):
+        source.read(0, 20)
+    foreign = write(tmp_path / "y.zarr", counts())
+    chunk(foreign, "layers/dense", "1/0").unlink()
+    assert not read(foreign).layers["dense"].expr.source.read(16, 32)[:, :20].any()
+    chunk(foreign, "layers/dense", "0/0").write_bytes(b"not zstd at all")
+    with pytest.raises(FormatError, match=r"y\.zarr: layers/dense has a damaged chunk"):
+        read(foreign).layers["dense"].expr.source.read(0, 16)
+
+
+def test_sparse__codecs_that_only_zarr_knows(tmp_path: Path, zarrs: Any) -> None:
+    x = counts()
+    path = write(tmp_path / "x.zarr", x)
+    root = zarr.open_group(path, mode="r+", use_consolidated=False)
+    both = [zarr.codecs.GzipCodec(), zarr.codecs.ZstdCodec()]
+    for name in ("data", "indices"):
+        root["X"].create_array(name, data=getattr(x, name), chunks=(CHUNK,), compressors=both, overwrite=True)
+    zarr.consolidate_metadata(path)
+    assert (read(path, block_bytes=400).X.compute() != x).nnz == 0
+    chunk(path, "X/indices", "0").unlink()
+    with pytest.raises(StoreError, match="X/indices/c/0"):
+        read(path).X.compute()

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import dask
 import numcodecs
 import numpy as np
 import pytest
@@ -13,7 +15,9 @@ from zarr.codecs import BloscCodec, GzipCodec, ZstdCodec
 
 from sc_dask.array.source import METER
 from sc_dask.errors import FormatError
-from sc_dask.io.zchunks import LocalChunks
+from sc_dask.io import zchunks
+from sc_dask.io.fetch import LocalObjects
+from sc_dask.io.zchunks import Chunks
 
 N = 10_007
 VALUES = np.random.default_rng(0).integers(0, 900, N)
@@ -36,8 +40,8 @@ def stored(root: Path, dtype: str = "uint16", **options: object) -> zarr.Array:
     return array
 
 
-def direct(root: Path, array: zarr.Array) -> LocalChunks:
-    found = LocalChunks.of(root, array)
+def direct(root: Path, array: zarr.Array) -> Chunks:
+    found = Chunks.of(LocalObjects(root), array)
     assert found is not None
     return found
 
@@ -72,7 +76,7 @@ def test_of__leaves_the_rest_to_zarr(tmp_path: Path) -> None:
     for array in (big, flat, text, several):
         if array is big and array.metadata.codecs[0].endian.value == "little":
             continue
-        assert LocalChunks.of(tmp_path, array) is None
+        assert Chunks.of(LocalObjects(tmp_path), array) is None
 
 
 def test_read__chunks_that_blocks_share_are_fetched_once(tmp_path: Path) -> None:
@@ -119,3 +123,135 @@ def test_read__an_inner_chunk_left_out_counts_as_missing(tmp_path: Path) -> None
     chunks = direct(tmp_path, array)
     np.testing.assert_array_equal(chunks.read(0, 4000), array[:])
     assert chunks.missing == {"x/c/0"}
+
+
+@pytest.mark.parametrize("layout", ["blosc", "zstd", "gzip", "none", "checksummed"])
+@pytest.mark.parametrize("n", [999, 1001])
+def test_read__a_chunk_of_another_size_is_refused(tmp_path: Path, layout: str, n: int) -> None:
+    """Decoders fill a part of the result and say nothing: the rest would be whatever stood there before."""
+    options = V3[layout]
+    group = zarr.open_group(tmp_path, mode="w", zarr_format=3)
+    other = group.create_array("other", shape=(n,), chunks=(n,), dtype="int32", compressors=options["compressors"])
+    other[:] = 5
+    array = group.create_array("x", shape=(3000,), chunks=(1000,), dtype="int32", compressors=options["compressors"])
+    array[:] = 1
+    (tmp_path / "x" / "c" / "1").write_bytes((tmp_path / "other" / "c" / "0").read_bytes())
+    with pytest.raises(FormatError, match="damaged chunk"):
+        direct(tmp_path, array).read(0, 3000)
+    with pytest.raises(FormatError, match="damaged chunk"):
+        direct(tmp_path, array).read(1500, 1700)
+
+
+@pytest.mark.parametrize("value", [b"", b"x", bytes(20), b"\x28\xb5\x2f\xfd"])
+@pytest.mark.parametrize("layout", ["blosc", "zstd", "gzip", "none", "checksummed", "sharded"])
+def test_read__an_object_of_nonsense_is_refused(tmp_path: Path, layout: str, value: bytes) -> None:
+    array = stored(tmp_path, **V3[layout])
+    (tmp_path / "x" / "c" / "0").write_bytes(value)
+    with pytest.raises(FormatError):
+        direct(tmp_path, array).read(0, 1000)
+
+
+@pytest.mark.parametrize("size", [1, 200, 300, 70_000])
+@pytest.mark.parametrize("level", [1, 19])
+def test_decoded_bytes__zstd_headers_of_every_length(size: int, level: int) -> None:
+    raw = np.frombuffer(numcodecs.Zstd(level).encode(np.random.default_rng(0).bytes(size)), np.uint8)
+    assert zchunks._decoded_bytes("zstd", raw) in (size, None if len(raw) < 18 else size)
+
+
+@pytest.mark.parametrize("options", [{}, {"shards": (40, 7)}, {"compressors": None}])
+def test_read__dense_rows(tmp_path: Path, options: dict[str, object]) -> None:
+    values = np.arange(103 * 7, dtype="float32").reshape(103, 7)
+    group = zarr.open_group(tmp_path, mode="w", zarr_format=3)
+    array = group.create_array("x", shape=values.shape, chunks=(10, 7), dtype="float32", **options)
+    array[:] = values
+    chunks = direct(tmp_path, array)
+    for start, stop in [(0, 103), (0, 1), (102, 103), (9, 11), (10, 20), (15, 77), (5, 5)]:
+        rows = chunks.read(start, stop)
+        np.testing.assert_array_equal(rows, values[start:stop])
+        assert rows.shape == (stop - start, 7) and rows.flags.c_contiguous
+    assert not chunks.missing
+    for file in (tmp_path / "x" / "c" / "0").iterdir():
+        file.unlink()
+    np.testing.assert_array_equal(direct(tmp_path, array).read(0, 2), np.zeros((2, 7)))
+    turned = zarr.open_group(tmp_path / "f", mode="w", zarr_format=2)
+    fortran = turned.create_array("x", shape=(4, 4), chunks=(2, 4), dtype="int32", order="F")
+    assert Chunks.of(LocalObjects(tmp_path / "f"), fortran) is None
+
+
+def decoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Values of every chunk that is decoded from now on."""
+    sizes, decode = [], zchunks._Coding.decode
+
+    def counted(self: object, raw: np.ndarray, out: np.ndarray, name: str) -> None:
+        sizes.append(out.size)
+        decode(self, raw, out, name)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(zchunks._Coding, "decode", counted)
+    return sizes
+
+
+@pytest.mark.parametrize("lanes", [1, 2, 8])
+@pytest.mark.parametrize("span", [300, 1000, 1370, 2500])
+def test_read__a_pass_decodes_every_chunk_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lanes: int, span: int
+) -> None:
+    """Blocks are dealt to lanes; the first lane runs ahead of the others, so neighbours are far apart in time."""
+    chunks = direct(tmp_path, stored(tmp_path, **V3["sharded"]))
+    spans = [(lo, min(lo + span, N)) for lo in range(0, N, span)]
+    order = [s for lane in range(lanes) for s in spans[lane::lanes]]
+    before, sizes = zchunks.EDGES.n_bytes, decoded(monkeypatch)
+    for start, stop in order:
+        np.testing.assert_array_equal(chunks.read(start, stop), VALUES[start:stop])
+    assert sum(sizes) == 1000 * (N // 1000 + 1)
+    assert zchunks.EDGES.n_bytes == before  # nothing is kept once all was handed out
+    sizes.clear()
+    start_together = threading.Barrier(lanes)
+
+    def lane(k: int) -> list[np.ndarray]:
+        start_together.wait()
+        return [chunks.read(*s) for s in spans[k::lanes]]
+
+    with ThreadPoolExecutor(lanes) as pool:
+        parts = list(pool.map(lane, range(lanes)))
+    for k in range(lanes):
+        for (start, stop), part in zip(spans[k::lanes], parts[k], strict=True):
+            np.testing.assert_array_equal(part, VALUES[start:stop])
+    assert sum(sizes) == 1000 * (N // 1000 + 1)
+
+
+def test_edges__are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(zchunks, "EDGES", zchunks.Edges())
+    monkeypatch.setattr(zchunks, "EDGE_BYTES", 10_000)
+    chunks = direct(tmp_path, stored(tmp_path, "int32", compressors=None))
+    with dask.config.set(num_workers=1):
+        for i in range(10):
+            chunks.read(i * 1000 + 10, i * 1000 + 20)
+        assert zchunks.EDGES.n_bytes == 4 * 4000  # two a thread and two more
+        monkeypatch.setattr(zchunks, "EDGE_BYTES", 24_000)
+        for i in range(10):
+            chunks.read(i * 1000 + 10, i * 1000 + 20)
+        assert zchunks.EDGES.n_bytes == 24_000
+
+
+def test_read__an_edge_that_failed_is_read_again(tmp_path: Path) -> None:
+    array = stored(tmp_path, compressors=None)
+    file, chunks = tmp_path / "x" / "c" / "0", direct(tmp_path, array)
+    whole = file.read_bytes()
+    file.write_bytes(whole[:50])
+    for _ in range(2):
+        with pytest.raises(FormatError, match="damaged chunk"):
+            chunks.read(0, 10)
+    file.write_bytes(whole)
+    np.testing.assert_array_equal(chunks.read(0, 10), VALUES[:10])
+
+
+def test_read__what_was_read_stays_while_more_is_read(tmp_path: Path) -> None:
+    group = zarr.open_group(tmp_path, mode="w", zarr_format=3)
+    values = np.random.default_rng(1).integers(0, 1000, 3_000_000).astype("int32")
+    array = group.create_array("x", data=values, chunks=(250_000,), compressors=BloscCodec(cname="lz4"))
+    chunks = direct(tmp_path, array)
+    spans = [(lo, min(lo + 333_333, len(values))) for lo in range(0, len(values), 333_333)]
+    for _ in range(3):
+        kept = [chunks.read(*s)[5:] for s in spans]
+        for (start, stop), part in zip(spans, kept, strict=True):
+            np.testing.assert_array_equal(part, values[start:stop][5:])
