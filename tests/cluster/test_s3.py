@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import subprocess
@@ -19,6 +20,7 @@ import zarr
 from click.testing import CliRunner
 
 import sc_dask as sd
+from sc_dask.array.source import METER
 from sc_dask.cli import main
 from sc_dask.errors import StoreError
 from sc_dask.pipeline import run
@@ -177,3 +179,48 @@ def test_run__in_fsspec_memory(memory: str, counts: Path, local: Any, same_run: 
     result = run(f"{memory}/in.zarr", f"{memory}/out.zarr", settings=SETTINGS)
     same_run(opened(result.store, {}), local[1])
     checked_beside({str(n).removeprefix(path).strip("/") for n in fs.find(path)} - {"in.zarr"})
+
+
+def test_read__chunks_of_a_bucket_are_under_way_together(
+    bucket: Bucket, counts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Sharded (ours) and unsharded (foreign): the local values and bytes, with more than four requests at once."""
+    import s3fs
+
+    at_once, most = 0, 0
+    cat = s3fs.S3FileSystem._cat_file
+
+    async def slow(self: Any, *args: Any, **kwargs: Any) -> Any:
+        nonlocal at_once, most
+        at_once += 1
+        most = max(most, at_once)
+        try:
+            await asyncio.sleep(0.05)
+            return await cat(self, *args, **kwargs)
+        finally:
+            at_once -= 1
+
+    foreign, x = tmp_path / "foreign.zarr", ad.read_zarr(counts).X
+    ad.AnnData(x).write_zarr(foreign)
+    root = zarr.open_group(foreign, mode="r+", use_consolidated=False)
+    for name in ("data", "indices"):
+        root["X"].create_array(name, data=getattr(x, name), chunks=(10_000,), overwrite=True)
+    zarr.consolidate_metadata(foreign)
+    for path, wanted in ((counts, 1), (foreign, 4)):
+        url = bucket.put(path, path.name)
+        here, there = sd.read(path).X, sd.read(url, storage_options=bucket.storage_options).X
+        here.expr.source.read(0, 1), there.expr.source.read(0, 1)  # opened, indptr known
+        METER.empty()
+        expected = here.expr.source.read(0, 900)
+        n_bytes = METER.empty().n_bytes
+        most = 0
+        with monkeypatch.context() as patched:
+            patched.setattr(s3fs.S3FileSystem, "_cat_file", slow)
+            found = there.expr.source.read(0, 900)
+        assert (found != expected).nnz == 0
+        assert METER.empty().n_bytes == n_bytes
+        assert most > wanted
+    lost = f"X/indices/{root['X/indices'].metadata.encode_chunk_key((3,))}"
+    bucket.fs().rm(f"{url.removeprefix('s3://')}/{lost}")
+    with pytest.raises(StoreError, match=f"chunk {lost} of s3://.* is missing"):
+        sd.read(url, storage_options=bucket.storage_options).X.compute()

@@ -1,12 +1,18 @@
-"""Long vectors of local zarr stores: equal to zarr's own reading for every layout; errors, never wrong values."""
+"""Long vectors of zarr stores, local or not: as zarr reads them for every layout; errors, never wrong values."""
 
 from __future__ import annotations
 
 import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import dask
+import fsspec
 import numcodecs
 import numpy as np
 import pytest
@@ -14,9 +20,10 @@ import zarr
 from zarr.codecs import BloscCodec, GzipCodec, ZstdCodec
 
 from sc_dask.array.source import METER
-from sc_dask.errors import FormatError
-from sc_dask.io import zchunks
-from sc_dask.io.fetch import LocalObjects
+from sc_dask.errors import FormatError, StoreError
+from sc_dask.io import fetch, zchunks
+from sc_dask.io.fetch import LocalObjects, RemoteObjects, objects_at, together
+from sc_dask.io.store import Location
 from sc_dask.io.zchunks import Chunks
 
 N = 10_007
@@ -255,3 +262,156 @@ def test_read__what_was_read_stays_while_more_is_read(tmp_path: Path) -> None:
         kept = [chunks.read(*s)[5:] for s in spans]
         for (start, stop), part in zip(spans, kept, strict=True):
             np.testing.assert_array_equal(part, values[start:stop][5:])
+
+
+@dataclass
+class Served:
+    """What a slow web server was asked for."""
+
+    url: str
+    at_once: int = 0
+    most: int = 0
+    ranges: list[tuple[str, str]] = field(default_factory=list)
+    ignore_ranges: bool = False
+    broken: bool = False
+
+
+@pytest.fixture
+def served(tmp_path: Path) -> Iterator[Served]:
+    """A web server of ``tmp_path`` on this machine that takes 50 ms for an answer."""
+    lock, seen = threading.Lock(), Served("")
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_GET(self) -> None:
+            with lock:
+                seen.at_once += 1
+                seen.most = max(seen.most, seen.at_once)
+            time.sleep(0.05)
+            with lock:
+                seen.at_once -= 1
+            self.answer()
+
+        def answer(self) -> None:
+            file, asked = tmp_path / self.path.lstrip("/"), self.headers.get("Range", "")
+            seen.ranges.append((self.path.lstrip("/"), asked))
+            if seen.broken or not file.is_file():
+                self.send_response(500 if seen.broken else 404)
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+                return
+            body = file.read_bytes()
+            if asked and not seen.ignore_ranges:
+                first, last = asked.removeprefix("bytes=").split("-")
+                body = body[-int(last) :] if not first else body[int(first) : int(last) + 1 if last else None]
+            self.send_response(206 if asked and not seen.ignore_ranges else 200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *args: object) -> None: ...
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    seen.url = f"http://127.0.0.1:{server.server_port}"
+    try:
+        yield seen
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+def remote(url: str, array: zarr.Array) -> Chunks:
+    objects = objects_at(Location.parse(url))
+    assert isinstance(objects, RemoteObjects)
+    found = Chunks.of(objects, array)
+    assert found is not None
+    return found
+
+
+@pytest.mark.parametrize("layout", V3)
+def test_remote__equals_local_with_many_requests_at_once(
+    tmp_path: Path, served: Served, monkeypatch: pytest.MonkeyPatch, layout: str
+) -> None:
+    monkeypatch.setattr(fetch, "RUN_BYTES", 1)  # these chunks are small
+    array = stored(tmp_path, **V3[layout])
+    chunks = remote(served.url, array)
+    METER.empty()
+    np.testing.assert_array_equal(chunks.read(0, N), VALUES)
+    assert served.most > 4
+    n_bytes = METER.empty().n_bytes
+    direct(tmp_path, array).read(0, N)
+    assert n_bytes == METER.empty().n_bytes
+    served.ranges.clear()
+    for start, stop in RANGES:
+        np.testing.assert_array_equal(chunks.read(start, stop), VALUES[start:stop])
+    assert not [asked for _, asked in served.ranges if asked.startswith("bytes=-")]  # indexes are known
+    assert not chunks.missing
+
+
+def test_remote__neighbours_of_a_shard_come_in_one_request(tmp_path: Path, served: Served) -> None:
+    chunks = remote(served.url, stored(tmp_path, **V3["checksummed"]))
+    np.testing.assert_array_equal(chunks.read(0, 10_000), VALUES[:10_000])
+    asked = Counter(key for key, _ in served.ranges)
+    assert asked == {f"x/c/{i}": 2 for i in range(5)}  # the index and both chunks
+
+
+def test_remote__several_arrays_wait_together(tmp_path: Path, served: Served) -> None:
+    a = remote(served.url, stored(tmp_path, shards=(2000,), compressors=None))
+    b = remote(served.url, stored(tmp_path, shards=(2000,), compressors=None))
+    both = together([a.steps(0, 2000), b.steps(0, 2000)])
+    for values in both:
+        np.testing.assert_array_equal(values, VALUES[:2000])
+    assert served.most == 2 and len(served.ranges) == 4
+
+
+def test_remote__missing_objects_and_failures(tmp_path: Path, served: Served) -> None:
+    for layout in ("zstd", "sharded"):
+        array = stored(tmp_path, **V3[layout])
+        (tmp_path / "x" / "c" / "0").unlink()
+        chunks = remote(served.url, array)
+        assert not chunks.read(0, 1000).any()
+        assert chunks.missing == {"x/c/0"}
+        raw = (tmp_path / "x" / "c" / "1").read_bytes()
+        (tmp_path / "x" / "c" / "1").write_bytes(raw[: len(raw) // 2])
+        step = 1000 if layout == "zstd" else 4000
+        with pytest.raises(FormatError, match="x"):
+            chunks.read(step, step + 10)
+        (tmp_path / "x" / "c" / "1").write_bytes(raw)
+        np.testing.assert_array_equal(chunks.read(step, step + 10), VALUES[step : step + 10])
+    served.broken = True
+    with pytest.raises(StoreError, match=r"127.0.0.1.*x/c/2 cannot be read: 500"):
+        remote(served.url, stored(tmp_path, compressors=None)).read(2000, 3000)
+
+
+def test_remote__a_server_without_ranges(tmp_path: Path, served: Served) -> None:
+    served.ignore_ranges = True
+    chunks = remote(served.url, stored(tmp_path, **V3["blosc"]))
+    np.testing.assert_array_equal(chunks.read(0, N), VALUES)
+    with pytest.raises(StoreError, match="cannot give parts of a file"):
+        remote(served.url, stored(tmp_path, **V3["sharded"])).read(0, N)
+
+
+@pytest.mark.parametrize("layout", V3)
+def test_remote__fsspec_memory(tmp_path: Path, layout: str) -> None:
+    array = stored(tmp_path, **V3[layout])
+    url = f"memory://chunks-{time.monotonic_ns()}"
+    fs, path = fsspec.core.url_to_fs(url)
+    fs.put(str(tmp_path / "x"), f"{path}/x", recursive=True)
+    try:
+        chunks = remote(url, array)
+        for start, stop in RANGES:
+            np.testing.assert_array_equal(chunks.read(start, stop), VALUES[start:stop])
+        fs.rm(f"{path}/x/c/0")
+        chunks = remote(url, array)
+        assert not chunks.read(0, 1000).any() and chunks.missing == {"x/c/0"}
+    finally:
+        fs.rm(path, recursive=True)
+
+
+def test_objects_at__leaves_zips_and_chains_to_zarr(tmp_path: Path) -> None:
+    for url in (tmp_path / "a.zip", "zip::memory://a.zip", "simplecache::memory://a.zarr", "memory://a.zip"):
+        assert objects_at(Location.parse(url)) is None
