@@ -7,11 +7,11 @@ Every engine runs in a process of its own on the same store, in turn, several ti
 from __future__ import annotations
 
 import argparse
-import csv
 import statistics
 from pathlib import Path
 
 from benchmarks.measure import Measured, machine, run_job
+from benchmarks.tables import markdown, write_csv
 from benchmarks.to_pca import ENGINES
 
 RESULTS = Path(__file__).parent / "results"
@@ -47,7 +47,7 @@ def rows(found: dict[str, list[Measured]]) -> list[dict[str, object]]:
     own = middle["sc_dask"]
     table = []
     for engine, (seconds, rss, ms) in middle.items():
-        stages = {k: statistics.median(m.report["stages"][k] for m in ms) for k in ms[0].report["stages"]}
+        stages = {k: statistics.median(m.report["stages"][k]["seconds"] for m in ms) for k in ms[0].report["stages"]}
         table.append(
             {
                 "engine": engine,
@@ -68,15 +68,8 @@ def rows(found: dict[str, list[Measured]]) -> list[dict[str, object]]:
 
 def write(table: list[dict[str, object]], name: str, title: str) -> str:
     """Write the table as CSV and Markdown; returns the Markdown."""
-    RESULTS.mkdir(exist_ok=True)
-    with (RESULTS / f"{name}.csv").open("w", newline="") as f:
-        writer = csv.DictWriter(f, list(table[0]))
-        writer.writeheader()
-        writer.writerows(table)
-    lines = [f"# {title}", "", ", ".join(f"{k}: {v}" for k, v in machine().items()), ""]
-    lines += ["| " + " | ".join(table[0]) + " |", "|" + "---|" * len(table[0])]
-    lines += ["| " + " | ".join(str(v) for v in row.values()) + " |" for row in table]
-    text = "\n".join(lines) + "\n"
+    write_csv(table, RESULTS / f"{name}.csv")
+    text = f"# {title}\n\n{', '.join(f'{k}: {v}' for k, v in machine().items())}\n\n{markdown(table)}"
     (RESULTS / f"{name}.md").write_text(text)
     return text
 

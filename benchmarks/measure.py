@@ -6,7 +6,9 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,28 +27,70 @@ class Measured:
     report: dict[str, Any]
 
 
-def run_job(job: str, *args: str, n_threads: int = 2, timeout_s: float = 3600) -> Measured:
-    """Run ``python -m benchmarks.JOB ARGS`` and wait for it."""
-    env = os.environ | {
-        "PYTHONPATH": f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}",
-        "PYTHONWARNINGS": "ignore",
-        "DASK_NUM_WORKERS": str(n_threads),
-        "NUMBA_NUM_THREADS": str(n_threads),
-    }
+class JobError(RuntimeError):
+    """A job that ended with an error; ``code`` is what the process returned, ``output`` all that it printed."""
+
+    def __init__(self, job: str, code: int, output: str) -> None:
+        super().__init__(f"{job} ended with {code}\n{output}")
+        self.code, self.output = code, output
+
+
+def run_job(
+    job: str, *args: str, n_threads: int = 2, timeout_s: float = 3600, options: Mapping[str, str] | None = None
+) -> Measured:
+    """Run ``python -m benchmarks.JOB ARGS`` and wait for it; ``options`` are environment variables more."""
+    return run_command(
+        job, [sys.executable, "-m", f"benchmarks.{job}", *args], n_threads=n_threads, timeout_s=timeout_s,
+        options=options,
+    )  # fmt: skip
+
+
+def run_command(
+    name: str,
+    command: Sequence[str],
+    *,
+    n_threads: int = 2,
+    timeout_s: float = 3600,
+    options: Mapping[str, str] | None = None,
+) -> Measured:
+    """Run any command on so many threads and wait for it; after ``timeout_s`` it is killed, which is an error."""
     start = time.perf_counter()
     with subprocess.Popen(
-        [sys.executable, "-m", f"benchmarks.{job}", *args], env=env, stdout=subprocess.PIPE, text=True
+        list(command), env=_environment(n_threads) | dict(options or {}), stdout=subprocess.PIPE, text=True
     ) as process:
         assert process.stdout is not None
+        deadline = threading.Timer(timeout_s, process.kill)
+        deadline.start()
         out = process.stdout.read()
         _, status, usage = os.wait4(process.pid, 0)
+        deadline.cancel()
         process.returncode = os.waitstatus_to_exitcode(status)
     seconds = time.perf_counter() - start
     if process.returncode:
-        raise RuntimeError(f"{job} {' '.join(args)} ended with {process.returncode}\n{out}")
+        raise JobError(name, process.returncode, out)
     unit = 1 if sys.platform == "darwin" else 1024
-    report = json.loads(out.strip().splitlines()[-1]) if out.strip() else {}
-    return Measured(job, seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * unit, report)
+    report = _last_line(out)
+    # a job that starts its high-water mark anew for every stage tells the highest of them itself
+    peak = max(usage.ru_maxrss * unit, int(report.get("peak_rss_bytes", 0)))
+    return Measured(name, seconds, usage.ru_utime + usage.ru_stime, peak, report)
+
+
+def _environment(n_threads: int) -> dict[str, str]:
+    threads = ("DASK_NUM_WORKERS", "NUMBA_NUM_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+    return os.environ | {
+        "PYTHONPATH": f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}",
+        "PYTHONWARNINGS": "ignore",
+        **dict.fromkeys(threads, str(n_threads)),
+    }
+
+
+def _last_line(out: str) -> dict[str, Any]:
+    lines = out.strip().splitlines()
+    try:
+        found = json.loads(lines[-1]) if lines else {}
+    except json.JSONDecodeError:  # a command for people
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def machine() -> dict[str, Any]:
@@ -61,4 +105,17 @@ def machine() -> dict[str, Any]:
             line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")
         ]
         model = names[0] if names else model
-    return {"cpu": model, "n_cpus": os.cpu_count(), "load_1min": round(load, 2), "python": platform.python_version()}
+    return {
+        "cpu": model,
+        "n_cpus": os.cpu_count(),
+        "memory_gib": round(memory_bytes() / 2**30, 1),
+        "load_1min": round(load, 2),
+        "python": platform.python_version(),
+    }
+
+
+def memory_bytes() -> int:
+    """Return the memory that a process of this machine can have (of the container, where one has less)."""
+    from distributed.system import MEMORY_LIMIT
+
+    return int(MEMORY_LIMIT)
