@@ -1,14 +1,12 @@
 """``sd.convert``: any file that is known, into a sharded zarr store of ours.
 
-Init - parts - finalise. The draft keeps, in its mark, what it is a draft of and what was counted; its parts
-are the shards. A run that was killed is continued by giving the same command again: shards that are there and
-pass their checksums stay, the rest is written. At the end the values are read back and their sums compared
-with those of the source.
+Init - parts - finalise. The draft keeps, in its mark, what it is a draft of; its parts are the shards. Every shard is
+read back as soon as it is written and compared, bit for bit, with what came from the source. A run that was killed
+is continued by giving the same command again: shards that are there and pass their checksums stay, the rest is written.
 """
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -18,14 +16,14 @@ import numpy as np
 from anndata import AnnData
 from dask.base import tokenize
 
-from sc_dask.array import run
 from sc_dask.array.blocks import RowBlocks, from_array
 from sc_dask.array.chunks import default_block_bytes
 from sc_dask.errors import FormatError, InputError, StoreError
 from sc_dask.io import commit, loom, tenx, text
 from sc_dask.io import layout as disk
-from sc_dask.io.matrix import Counts, count, narrowest, write_matrix
+from sc_dask.io.matrix import write_matrix
 from sc_dask.io.read import read
+from sc_dask.io.shards import DiffersError
 from sc_dask.io.spill import Spill
 from sc_dask.io.store import Location, fingerprint, open_group, sniff
 from sc_dask.io.write import matrices, write_elements
@@ -40,6 +38,7 @@ OPTIONS: dict[str, tuple[str, ...]] = {
     "tsv": ("delimiter", "first_column_names"),
     "loom": ("obs_names", "var_names", "X_name"),
 }
+FOLDERS = ("zarr", "10x-mtx")  # their times change when something is written beside their files
 FLOAT32_X = ("mtx", "10x-mtx", "csv", "tsv", "loom")  # anndata's readers make X float32; fractions are stored so
 
 
@@ -83,13 +82,14 @@ def convert(
     The lazily opened result. Names and columns equal those of anndata's or scanpy's reader of the format; so do
     the values, and whole numbers are stored in the smallest exact integer type.
 
-    Passes: 1 to count and 1 to write over each matrix, and 1 over the result to check it. Memory: a shard and a
-    block per worker. Disk, for text: the matrix uncompressed, twice, until the end.
+    Passes: 1 over each matrix, and 1 more to count where rows are not known (columns were picked, loom) or whole
+    numbers come close to a type's limits; the result is read back as it is written. Memory: a shard and a block per
+    worker. Disk, for text: the matrix uncompressed, twice, until the end.
 
     Raises
     ------
     StoreError
-        ``src`` is missing, something stands at ``out``, or the result differs from the source.
+        ``src`` is missing or was changed meanwhile, something stands at ``out``, or the result differs from the source.
     FormatError
         ``src`` is damaged or of an unknown kind.
     InputError
@@ -106,7 +106,7 @@ def convert(
         )
     if source.url == target.url:
         raise InputError(f"found {target} as input and output", "another output", "choose another path")
-    place = commit.draft(target, overwrite=overwrite)
+    place, stamp = commit.draft(target, overwrite=overwrite), fingerprint(source)
     budget = default_block_bytes() if block_bytes is None else block_bytes
     spill = Spill(commit.beside(target, "spill"), tokenize(source.url, fingerprint(source), options))
     commit.remove(spill.location)
@@ -114,6 +114,12 @@ def convert(
         try:
             adata = open_any(kind, source, spill, options)
             _write(adata, place, _key(kind, source, adata, options, shard_bytes), kind, resume, shard_bytes)
+            if kind not in FOLDERS and fingerprint(source) != stamp:
+                place.abandon()
+                raise StoreError(
+                    f"{source} was changed while it was read", "a file that stays as it is", "convert again"
+                )
+            place.publish()
         finally:
             commit.remove(spill.location)
         return read(target, block_bytes=budget)
@@ -142,75 +148,31 @@ def open_any(kind: str, source: Location, spill: Spill, options: Mapping[str, An
 def _key(kind: str, source: Location, adata: AnnData, options: Mapping[str, Any], shard_bytes: int) -> str:
     """Name what a draft is a draft of: the same for the same bytes, options and layout."""
     stamps = [getattr(x.expr.source, "stamp", "") for _, x in matrices(adata) if isinstance(x, RowBlocks)]
-    return tokenize(kind, source.url, fingerprint(source), stamps, dict(options), shard_bytes, disk.LAYOUT_VERSION)
+    layout = (shard_bytes, disk.LAYOUT_VERSION, "checked")
+    return tokenize(kind, source.url, fingerprint(source), stamps, dict(options), layout)
 
 
 def _write(adata: AnnData, place: commit.Draft, key: str, kind: str, resume: bool, shard_bytes: int) -> None:
-    """Write the draft and publish it; where it can never be right, nothing stays to be continued."""
+    """Write the draft; where it can never be right, nothing stays to be continued."""
+    found = place.unfinished() if resume else None
+    resuming = found is not None and found.get("key") == key
+    if not resuming:
+        place.begin(key=key)
     try:
-        _write_parts(adata, place, key, kind, resume, shard_bytes)
-    except (FormatError, InputError, _DiffersError):
+        for path, x in matrices(adata):
+            rows = from_array(x)
+            narrowed = path == "X" and kind in FLOAT32_X and rows.dtype.kind == "f"
+            write_matrix(
+                rows,
+                place.place,
+                path,
+                narrow=True,
+                fractions=np.float32 if narrowed else rows.dtype,
+                resume=resuming,
+                check=True,
+                shard_bytes=shard_bytes,
+            )
+        write_elements(adata, open_group(place.place, mode="r+", use_consolidated=False))
+    except (FormatError, InputError, DiffersError):
         place.abandon()
         raise
-    place.publish()
-
-
-class _DiffersError(StoreError):
-    """What was written is not what was counted."""
-
-
-def _write_parts(adata: AnnData, place: commit.Draft, key: str, kind: str, resume: bool, shard_bytes: int) -> None:
-    found = place.unfinished() if resume else None
-    counted: dict[str, Any] = {}
-    if found is not None and found.get("key") == key:
-        counted = dict(found.get("counted", {}))
-    else:
-        place.begin(key=key)
-    for path, x in matrices(adata):
-        rows = from_array(x)
-        counts = _counts_of(place.place, path, counted)
-        resuming = counts is not None
-        if counts is None:
-            counts = count(rows)
-            counted[path] = counts.as_dict()
-            root = open_group(place.place, mode="r+", use_consolidated=False)
-            disk.mark(root, committed=False, key=key, counted=counted)
-        other = np.dtype(np.float32) if path == "X" and kind in FLOAT32_X and rows.dtype.kind == "f" else rows.dtype
-        dtype = narrowest(counts, rows.dtype) if counts.whole else other
-        write_matrix(rows, place.place, path, dtype=dtype, counts=counts, resume=resuming, shard_bytes=shard_bytes)
-        check_sum(place.place, path, counts)
-    write_elements(adata, open_group(place.place, mode="r+", use_consolidated=False))
-
-
-def _counts_of(location: Location, path: str, counted: Mapping[str, Any]) -> Counts | None:
-    """Return what an interrupted run had counted of a matrix, from its mark and its indptr."""
-    if path not in counted:
-        return None
-    row_nnz = disk.row_nnz(open_group(location, mode="r", use_consolidated=False), path)
-    return None if row_nnz is None else Counts(row_nnz, **counted[path])
-
-
-def _sum_task(shard: int, shared: tuple[Location, str]) -> float | int:
-    location, path = shared
-    return disk.sum_shard(disk.node_at(open_group(location, mode="r", use_consolidated=False), path), shard)
-
-
-def check_sum(location: Location, path: str, counts: Counts) -> None:
-    """Read a written matrix back and compare the sum of its values with what was counted. Passes: 1 over the result.
-
-    Raises
-    ------
-    StoreError
-        They differ.
-    """
-    data = disk.values_of(disk.node_at(open_group(location, mode="r", use_consolidated=False), path))
-    n_shards = 0 if 0 in data.shape else disk.shard_grid(data)[0]
-    total = sum(run.map_tasks(_sum_task, range(n_shards), shared=(location, path), label="check"))
-    largest = max(abs(counts.lo), abs(counts.hi))
-    slack = 0 if counts.whole else 1e-6 * (abs(counts.total) + largest * math.sqrt(data.size))
-    if abs(total - counts.total) > slack:
-        raise _DiffersError(
-            f"the values written to {path} of {location} add up to {total}",
-            f"{counts.total}, as in the source",
-            "convert again; the source must not change meanwhile",
-        )

@@ -11,6 +11,7 @@ user blocks, szip, nbit, scale-offset, other types) is read by h5py, under its l
 
 from __future__ import annotations
 
+import importlib
 import os
 import threading
 import weakref
@@ -26,6 +27,7 @@ import numpy as np
 
 from sc_dask.array.source import METER
 from sc_dask.errors import FormatError, StoreError
+from sc_dask.io.buffers import BUFFERS
 from sc_dask.io.store import Location, open_h5, read_ranges
 from sc_dask.kernels import lzf
 
@@ -36,12 +38,23 @@ REMOTE_GAP_BYTES = 64 << 10  # a request costs more than this many bytes
 Undo = Callable[[Any, tuple[int, ...], int], Any]  # raw bytes, the filter's values, decoded size -> bytes
 
 
+def _inflater() -> Any:
+    """Return what undoes deflate: isal with the extra ``fast``, else zlib; the same bytes, 0.40 or 0.20 GB a second."""
+    try:
+        return importlib.import_module("isal.isal_zlib")
+    except ImportError:
+        return zlib
+
+
+INFLATER = _inflater()
+
+
 def _unshuffle(raw: Any, values: tuple[int, ...], n_bytes: int) -> Any:
     return numcodecs.Shuffle(elementsize=values[0]).decode(raw) if values[0] > 1 else raw
 
 
 _FILTERS: dict[int, Undo] = {
-    1: lambda raw, values, n_bytes: zlib.decompress(raw, bufsize=n_bytes),
+    1: lambda raw, values, n_bytes: INFLATER.decompress(raw, bufsize=n_bytes),
     2: _unshuffle,
     3: lambda raw, values, n_bytes: numcodecs.Fletcher32().decode(raw),
     32000: lambda raw, values, n_bytes: lzf.decompress(raw, n_bytes),
@@ -136,7 +149,8 @@ class H5Array:
         """Return rows ``start:stop`` in native byte order, C-ordered."""
         if self.layout is None:
             return self._read_with_h5py(start, stop)
-        out = np.empty((max(stop - start, 0), *self.shape[1:]), self._dtype)
+        shape = (max(stop - start, 0), *self.shape[1:])
+        out = BUFFERS.empty(int(np.prod(shape, dtype=np.int64)), self._dtype).reshape(shape)
         if out.size and self.layout.chunks is None:
             row_bytes = out.nbytes // len(out)
             first = int(self.layout.offsets[0]) + start * row_bytes
@@ -189,7 +203,7 @@ class H5Array:
                     code, values = layout.filters[i]
                     raw = _FILTERS[code](raw, values, n_bytes)
             return np.frombuffer(raw, self._dtype).reshape(layout.chunks)
-        except (zlib.error, ValueError, RuntimeError, FormatError) as err:
+        except (INFLATER.error, ValueError, RuntimeError, FormatError) as err:
             raise FormatError(
                 f"{self.name} has a damaged chunk: {err}", "whole chunks", "fetch the file again"
             ) from err
@@ -220,7 +234,7 @@ class H5Array:
             yield from read_ranges(self._location, starts, stops)
             return
         for start, stop in zip(starts, stops, strict=True):
-            part = bytearray(stop - start)
+            part: Any = BUFFERS.empty(stop - start, np.uint8)
             view, done = memoryview(part), 0
             while done < len(part):
                 n = os.preadv(self._fd, [view[done:]], start + done)

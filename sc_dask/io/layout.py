@@ -28,9 +28,10 @@ from typing import Any
 
 import numpy as np
 import zarr
-from zarr.codecs import BloscCodec, Crc32cCodec, ZstdCodec
+from zarr.codecs import Crc32cCodec, ZstdCodec
 
 from sc_dask.errors import StoreError
+from sc_dask.io.shards import inner_codecs, put
 
 LAYOUT_VERSION = 1
 MARK = "sc_dask"
@@ -38,7 +39,7 @@ SHARD_BYTES = 64 << 20
 NNZ_BYTES = 8  # of a non-zero in memory: an index and a 4-byte value
 CHUNK_NNZ = 512 << 10
 CHUNK_BYTES = 2 << 20
-KEEP_EMPTY: Any = {"write_empty_chunks": True}
+KEEP_EMPTY: Any = {"write_empty_chunks": True}  # a chunk that is left out could not be told from a lost one
 
 
 @dataclass(frozen=True)
@@ -143,7 +144,7 @@ def _create(
         dtype=dtype,
         chunks=chunks,
         shards=shards,
-        compressors=[BloscCodec(cname="lz4", clevel=5, shuffle="bitshuffle"), Crc32cCodec()],
+        compressors=inner_codecs(),
         fill_value=0,
         overwrite=True,
     )
@@ -197,17 +198,20 @@ def has_dense(parent: zarr.Group, path: str, layout: DenseLayout) -> bool:
     return found == (layout.shape, layout.dtype, (layout.shard_rows, width), (layout.chunk_rows, width))
 
 
-def put_sparse(group: zarr.Group, layout: SparseLayout, shard: int, data: np.ndarray, indices: np.ndarray) -> None:
-    """Write one whole shard of ``data`` and ``indices``."""
-    lo, hi = layout.span(shard)
-    array_of(group, "data").with_config(KEEP_EMPTY)[lo:hi] = data
-    array_of(group, "indices").with_config(KEEP_EMPTY)[lo:hi] = indices
+def put_sparse(
+    group: zarr.Group, layout: SparseLayout, shard: int, data: np.ndarray, indices: np.ndarray, check: bool = False
+) -> None:
+    """Write shard ``shard`` of ``layout``, of ``data`` and ``indices``; with ``check`` each is read back and compared.
+
+    ``indices`` are written once ``data`` were found right, so that a run that is killed leaves no pair that was not.
+    """
+    for name, values in (("data", data), ("indices", indices)):
+        put(array_of(group, name), shard, values, check=check)
 
 
-def put_dense(array: zarr.Array[Any], layout: DenseLayout, shard: int, rows: np.ndarray) -> None:
-    """Write one whole shard of rows."""
-    lo, hi = layout.span(shard)
-    array.with_config(KEEP_EMPTY)[lo:hi] = rows
+def put_dense(array: zarr.Array[Any], layout: DenseLayout, shard: int, rows: np.ndarray, check: bool = False) -> None:
+    """Write shard ``shard`` of ``layout``; with ``check`` it is read back and compared."""
+    put(array, shard, rows, check=check)
 
 
 def element_options(shape: tuple[int, ...], itemsize: int, zarr_format: int) -> dict[str, Any]:

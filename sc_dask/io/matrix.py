@@ -1,17 +1,18 @@
 """Writing one matrix, shard by shard, in parallel on whatever Dask computes with (see ``layout`` for the plan).
 
-The non-zeros per row must be known first. They are free for a matrix in memory, and for an X that is just as it is
-stored; otherwise one pass counts them, and finds the smallest exact type on the way when that is wanted.
+The non-zeros per row and the type on disk must be known first. ``counts`` says them, without a pass where it can; each
+task checks them as it goes, and where a block is not as it was said, all is counted and written again.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
+from uuid import uuid4
 
 import numpy as np
-import scipy.sparse as sp
 import zarr
 
 from sc_dask.array import run
@@ -19,74 +20,15 @@ from sc_dask.array.blocks import ForeignSource, RowBlocks, each_block, evaluate_
 from sc_dask.array.chunks import cut_dense, cut_rows, default_block_bytes
 from sc_dask.array.expr import BlockArgs, Plan
 from sc_dask.array.source import Block, MemorySource
-from sc_dask.errors import StoreError
+from sc_dask.errors import ScDaskError, StoreError
 from sc_dask.io import layout as disk
 from sc_dask.io import spill
+from sc_dask.io.buffers import BUFFERS
 from sc_dask.io.commit import beside, remove
+from sc_dask.io.counts import Counts, Forecast, cast_exactly, count_block, counted, forecast, merged
 from sc_dask.io.layout import DenseLayout, SparseLayout
+from sc_dask.io.shards import decoded
 from sc_dask.io.store import Location, open_group
-from sc_dask.kernels.csr import nnz_per_row
-
-
-@dataclass(frozen=True)
-class Counts:
-    """What must be known of a matrix before it is written."""
-
-    row_nnz: np.ndarray  # int64 of n_obs: stored values a row; of a dense matrix, those that are not 0
-    lo: float | int
-    hi: float | int
-    whole: bool  # every value is an integer
-    total: float | int  # exact for integers
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return all but the rows, as JSON holds it."""
-        return {"lo": self.lo, "hi": self.hi, "whole": self.whole, "total": self.total}
-
-
-def _count_block(block: Block, index: int) -> tuple[np.ndarray, Any, Any, bool, Any]:
-    values = block.data if sp.issparse(block) else block
-    if not values.size:
-        return nnz_per_row(block), 0, 0, True, 0
-    lo, hi = values.min().item(), values.max().item()
-    return nnz_per_row(block), lo, hi, spill.whole_numbers(values), disk.exact_sum(values)
-
-
-def count(x: RowBlocks) -> Counts:
-    """Count stored values per row and look at the values. Passes: 1."""
-    parts = run.compute(each_block(_count_block, x), label="count")
-    rows, lows, highs, whole, totals = zip(*parts, strict=True)
-    return Counts(np.concatenate(rows), min(lows), max(highs), all(whole), sum(totals))
-
-
-def narrowest(counts: Counts, dtype: np.dtype[Any]) -> np.dtype[Any]:
-    """Return the smallest integer type that holds all values exactly (unsigned first), or ``dtype`` when none does."""
-    if not counts.whole or dtype.kind not in "iuf":
-        return dtype
-    kinds = ("uint8", "uint16", "uint32", "uint64") if counts.lo >= 0 else ("int8", "int16", "int32", "int64")
-    for kind in kinds:
-        limits = np.iinfo(kind)
-        if limits.min <= counts.lo and counts.hi <= limits.max:
-            return np.dtype(kind)
-    return dtype
-
-
-def stored_row_nnz(x: RowBlocks) -> np.ndarray | None:
-    """Return the stored values per row where no pass is needed to know them, else None.
-
-    A matrix whose stored rows hold a column twice has fewer once read; the writer notices and counts.
-    """
-    source = x.expr.source
-    if x.expr.steps or not x.expr.is_sparse:
-        return None
-    if isinstance(source, MemorySource):
-        csr: Any = source.x
-        row_nnz = np.diff(csr.indptr).astype(np.int64)
-    elif hasattr(source, "opened"):  # a stored csr: its indptr is one small array
-        row_nnz = np.diff(source.opened().rows(0, source.shape[0]))
-    else:
-        return None
-    return row_nnz if x.expr.rows is None else row_nnz[x.expr.rows]
-
 
 # -- one shard is one task -----------------------------------------------------------------------
 
@@ -99,6 +41,9 @@ class Target:
     path: str
     layout: SparseLayout | DenseLayout
     resume: bool  # leave shards that are there and whole
+    check: bool  # read every shard back
+    exact: bool  # the values must fit the type on disk
+    attempt: str  # a name that no other attempt has
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,86 +64,95 @@ class ShardTask:
     pieces: tuple[Piece, ...]
 
 
-class _Miscounted(Exception):
-    """A block has other stored values than its indptr says: duplicates were summed."""
+class _ForecastError(Exception):
+    """A block has other stored values than its indptr says, or values that the type on disk does not hold."""
 
 
 def _open(target: Target) -> Any:
     return open_group(target.location, mode="r+", use_consolidated=False)[target.path]
 
 
-def put_sparse_shard(task: ShardTask, shared: tuple[Plan, Target]) -> float | int | None:
-    """Make and write one shard of a csr matrix; return the sum of its values, or None if it was there already."""
+_ENDED: deque[str] = deque(maxlen=64)  # attempts that failed in this process: their other tasks need not begin
+
+
+@dataclass(frozen=True)
+class _Failed:
+    """An error as a result: it is raised when no task of the attempt runs any more, so that none writes afterwards."""
+
+    error: Exception
+
+
+def _attempt(item: tuple[Any, ShardTask], shared: tuple[Plan, Target]) -> bool | _Failed | None:
+    """Write one shard; None where the attempt has failed already."""
+    (put, task), attempt = item, shared[1].attempt
+    if attempt in _ENDED:
+        return None
+    try:
+        return bool(put(task, shared))
+    except (ScDaskError, _ForecastError) as error:
+        _ENDED.append(attempt)
+        return _Failed(error)
+
+
+def put_sparse_shard(task: ShardTask, shared: tuple[Plan, Target]) -> bool:
+    """Make and write one shard of a csr matrix; return whether it was there already."""
     plan, target = shared
     layout = target.layout
     assert isinstance(layout, SparseLayout)
     group = _open(target)
-    if target.resume:
-        arrays = [group[name] for name in ("data", "indices")]
-        if all(is_stored(array, task.shard) for array in arrays):
-            return None
-        for array in arrays:
-            forget(array, task.shard)
+    n_minor = layout.shape[1]
+    if target.resume and is_stored(group["data"], task.shard) and is_stored(group["indices"], task.shard, n_minor):
+        return True
     lo, hi = layout.span(task.shard)
-    data, indices = np.empty(hi - lo, layout.dtype), np.empty(hi - lo, np.int32)
+    data, indices = BUFFERS.empty(hi - lo, layout.dtype), BUFFERS.empty(hi - lo, np.int32)
     at = task.first
     for piece in task.pieces:
         block = evaluate_block(plan, piece.args, piece.block)
         if block.nnz != piece.nnz:
-            raise _Miscounted
+            raise _ForecastError
         a, z = max(at, lo), min(at + block.nnz, hi)
-        data[a - lo : z - lo] = block.data[a - at : z - at]
+        _fill(data[a - lo : z - lo], block.data[a - at : z - at], target)
         indices[a - lo : z - lo] = block.indices[a - at : z - at]
         at += block.nnz
-    disk.put_sparse(group, layout, task.shard, data, indices)
-    return disk.exact_sum(data)
+    disk.put_sparse(group, layout, task.shard, data, indices, target.check)
+    return False
 
 
-def put_dense_shard(task: ShardTask, shared: tuple[Plan, Target]) -> float | int | None:
-    """Make and write one shard of a dense matrix; return the sum of its values, or None if it was there already."""
+def put_dense_shard(task: ShardTask, shared: tuple[Plan, Target]) -> bool:
+    """Make and write one shard of a dense matrix; return whether it was there already."""
     plan, target = shared
     layout = target.layout
     assert isinstance(layout, DenseLayout)
     array = _open(target)
-    if target.resume:
-        if is_stored(array, task.shard):
-            return None
-        forget(array, task.shard)
+    if target.resume and is_stored(array, task.shard):
+        return True
     lo, hi = layout.span(task.shard)
     rows = np.empty((hi - lo, layout.shape[1]), layout.dtype)
     at = 0
     for piece in task.pieces:
         block = evaluate_block(plan, piece.args, piece.block)
-        rows[at : at + len(block)] = block
+        _fill(rows[at : at + len(block)], block, target)
         at += len(block)
-    disk.put_dense(array, layout, task.shard, rows)
-    return disk.exact_sum(rows)
+    disk.put_dense(array, layout, task.shard, rows, target.check)
+    return False
 
 
-def is_stored(array: zarr.Array[Any], shard: int) -> bool:
-    """Return whether a shard is there and whole: it exists, and its index and last chunk pass their checksums."""
-    from zarr.core.sync import sync
+def _fill(out: np.ndarray, values: np.ndarray, target: Target) -> None:
+    if not target.exact:
+        out[...] = values
+    elif not cast_exactly(values, out):
+        raise _ForecastError
 
-    if not sync(array.store.exists(_key(array, shard))):
-        return False
-    last = min(array.shape[0], (shard + 1) * (array.shards or array.chunks)[0]) - 1
+
+def is_stored(array: zarr.Array[Any], shard: int, below: int | None = None) -> bool:
+    """Return whether a shard is there and whole: all its checksums fit, and its numbers are in ``[0, below)``."""
     try:
-        array[last]
-    except (ValueError, RuntimeError, OSError, EOFError):
+        for chunk in decoded(array, shard):
+            if below is not None and (chunk.min() < 0 or chunk.max() >= below):
+                return False
+    except StoreError:
         return False
     return True
-
-
-def forget(array: zarr.Array[Any], shard: int) -> None:
-    """Remove a shard that may be torn: zarr reads what is there before it writes, and would stumble over it."""
-    from zarr.core.sync import sync
-
-    if sync(array.store.exists(_key(array, shard))):
-        sync(array.store.delete(_key(array, shard)))
-
-
-def _key(array: zarr.Array[Any], shard: int) -> str:
-    return f"{array.path}/{disk.chunk_key(array, (shard, *([0] * (array.ndim - 1))))}"
 
 
 # -- a matrix ------------------------------------------------------------------------------------
@@ -211,7 +165,17 @@ class Written:
     dtype: str
     n_shards: int
     n_skipped: int  # shards that were there already
-    total: float | int | None  # sum of what was written; None if shards were skipped
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """How a matrix is to be written."""
+
+    path: str
+    shard_bytes: int
+    encoding: str
+    resume: bool
+    check: bool
 
 
 def write_matrix(
@@ -219,9 +183,10 @@ def write_matrix(
     location: Location,
     path: str,
     *,
-    dtype: Any = None,
-    counts: Counts | None = None,
+    narrow: bool = False,
+    fractions: Any = None,
     resume: bool = False,
+    check: bool = False,
     shard_bytes: int = disk.SHARD_BYTES,
     encoding: str = "csr_matrix",
 ) -> Written:
@@ -233,79 +198,85 @@ def write_matrix(
         n_obs x n_vars.
     location, path
         The store, which exists, and where in it.
-    dtype
-        Type on disk, which must hold the values exactly; default ``x.dtype``.
-    counts
-        What `count` found; without it a sparse x is counted here where its rows are not known for free.
+    narrow
+        Store whole numbers in the smallest exact integer type.
+    fractions
+        With ``narrow``, the type of all others; default ``x.dtype``.
     resume
-        Keep the shards of an interrupted run with the same x, layout and type.
+        Keep the shards of an interrupted run with the same x and layout.
+    check
+        Read every shard back and compare it with what was written.
     shard_bytes
         Decoded size of a shard.
     encoding
         ``"csc_matrix"`` when ``x`` is the transpose of the matrix that is meant.
 
-    Passes: 1, and 1 more to count. Memory: a worker holds a shard and a block.
+    Passes: 1, and 1 more where `sc_dask.io.counts` has to count. Memory: a worker holds a shard and a block.
     """
+    wanted = _Wanted(path, shard_bytes, encoding, resume, check)
+    how: dict[str, Any] = {"narrow": narrow, "fractions": np.dtype(fractions or x.dtype)}
     if isinstance(x.expr.source, ForeignSource):
         aside = beside(location, f"spill-{path.replace('/', '-')}")
         try:
-            options = {"dtype": dtype, "counts": counts, "shard_bytes": shard_bytes, "encoding": encoding}
-            return write_matrix(spilled(x, aside), location, path, **options)
+            x = spilled(x, aside)
+            return _write(x, location, forecast(x, **how), wanted)
         finally:
             remove(aside)
-    dtype = np.dtype(dtype or x.dtype)
-    if not x.expr.is_sparse:
-        return _write_dense(x, location, path, dtype, resume, shard_bytes)
-    free = None if counts is not None else stored_row_nnz(x)
-    row_nnz = free if free is not None else (counts or count(x)).row_nnz
+    begun = _begun(x, location, path) if resume else None
     try:
-        return _write_sparse(x, location, path, dtype, row_nnz, resume, shard_bytes, encoding)
-    except _Miscounted as e:
-        if free is None:
-            raise StoreError(f"{path} had other values when it was read again", "a source that stays as it is") from e
-    return _write_sparse(x, location, path, dtype, count(x).row_nnz, False, shard_bytes, encoding)
+        return _write(x, location, begun or forecast(x, **how), replace(wanted, resume=begun is not None))
+    except _ForecastError:
+        told = counted(x, **how)
+    try:
+        return _write(x, location, told, replace(wanted, resume=False))
+    except _ForecastError as e:
+        raise StoreError(f"{path} had other values when it was read again", "a source that stays as it is") from e
 
 
-def _write_sparse(
-    x: RowBlocks,
-    location: Location,
-    path: str,
-    dtype: np.dtype[Any],
-    row_nnz: np.ndarray,
-    resume: bool,
-    shard_bytes: int,
-    encoding: str,
-) -> Written:
-    indptr = np.concatenate([[0], np.cumsum(row_nnz, dtype=np.int64)])
-    layout = disk.sparse_layout(x.shape, int(indptr[-1]), dtype, shard_bytes)
+def _begun(x: RowBlocks, location: Location, path: str) -> Forecast | None:
+    """Return as what an interrupted run was writing a matrix, from its metadata and its indptr."""
+    root = open_group(location, mode="r", use_consolidated=False)
+    row_nnz = disk.row_nnz(root, path)
+    if row_nnz is None:
+        return None
+    return Forecast(disk.values_of(disk.node_at(root, path)).dtype, row_nnz if x.expr.is_sparse else None)
+
+
+def _write(x: RowBlocks, location: Location, told: Forecast, wanted: _Wanted) -> Written:
     root = open_group(location, mode="r+", use_consolidated=False)
-    resume = resume and disk.has_sparse(root, path, layout)
+    func, layout, tasks, resume = (_sparse_tasks if x.expr.is_sparse else _dense_tasks)(x, root, told, wanted)
+    exact = told.dtype != x.dtype and told.dtype.kind in "iu"
+    target = Target(location, wanted.path, layout, resume, wanted.check, exact, uuid4().hex)
+    return _run(func, tasks, x, target)
+
+
+def _sparse_tasks(x: RowBlocks, root: zarr.Group, told: Forecast, wanted: _Wanted) -> tuple[Any, Any, Any, bool]:
+    assert told.row_nnz is not None
+    indptr = np.concatenate([[0], np.cumsum(told.row_nnz, dtype=np.int64)])
+    layout = disk.sparse_layout(x.shape, int(indptr[-1]), told.dtype, wanted.shard_bytes)
+    resume = wanted.resume and disk.has_sparse(root, wanted.path, layout)
     if not resume:
-        disk.create_sparse(root, path, layout, indptr, encoding)
+        disk.create_sparse(root, wanted.path, layout, indptr, wanted.encoding)
     tasks = []
     for shard in range(layout.n_shards):
         start, stop = layout.rows(shard, indptr)
         bounds = start + cut_rows(indptr[start : stop + 1], default_block_bytes())
-        pieces = _pieces(x, bounds, indptr)
-        tasks.append(ShardTask(shard, int(indptr[start]), pieces))
-    return _run(put_sparse_shard, tasks, x, Target(location, path, layout, resume))
+        tasks.append(ShardTask(shard, int(indptr[start]), _pieces(x, bounds, indptr)))
+    return put_sparse_shard, layout, tasks, resume
 
 
-def _write_dense(
-    x: RowBlocks, location: Location, path: str, dtype: np.dtype[Any], resume: bool, shard_bytes: int
-) -> Written:
-    layout = disk.dense_layout(x.shape, dtype, shard_bytes)
-    root = open_group(location, mode="r+", use_consolidated=False)
-    resume = resume and disk.has_dense(root, path, layout)
+def _dense_tasks(x: RowBlocks, root: zarr.Group, told: Forecast, wanted: _Wanted) -> tuple[Any, Any, Any, bool]:
+    layout = disk.dense_layout(x.shape, told.dtype, wanted.shard_bytes)
+    resume = wanted.resume and disk.has_dense(root, wanted.path, layout)
     if not resume:
-        disk.create_dense(root, path, layout)
+        disk.create_dense(root, wanted.path, layout)
     tasks = []
     if x.shape[1]:
         for shard in range(layout.n_shards):
             start, stop = layout.span(shard)
             bounds = start + cut_dense(stop - start, x.shape[1], x.dtype.itemsize, default_block_bytes())
             tasks.append(ShardTask(shard, start, _pieces(x, bounds, None)))
-    return _run(put_dense_shard, tasks, x, Target(location, path, layout, resume))
+    return put_dense_shard, layout, tasks, resume
 
 
 def _pieces(x: RowBlocks, bounds: np.ndarray, indptr: np.ndarray | None) -> tuple[Piece, ...]:
@@ -321,14 +292,17 @@ def _run(func: Any, tasks: Sequence[ShardTask], x: RowBlocks, target: Target) ->
     plan = x.expr.plan()
     if isinstance(x.expr.source, MemorySource):
         plan = Plan(None, plan.kernels)  # each task has its own rows; the whole matrix need not travel
-    sums = run.map_tasks(func, tasks, shared=(plan, target), label="write", n_rows=x.expr.source.shape[0])
-    n_skipped = sum(s is None for s in sums)
-    return Written(target.layout.dtype, len(tasks), n_skipped, None if n_skipped else sum(sums))
+    items = [(func, task) for task in tasks]
+    found = run.map_tasks(_attempt, items, shared=(plan, target), label="write", n_rows=x.expr.source.shape[0])
+    for result in found:
+        if isinstance(result, _Failed):
+            raise result.error
+    return Written(target.layout.dtype, len(tasks), sum(found))
 
 
-def _save_block(block: Block, index: int, *, location: Location) -> tuple[int, bool]:
+def _save_block(block: Block, index: int, *, location: Location) -> tuple[int, Counts]:
     spill.save_block(location, index, block)
-    return int(block.shape[0]), sp.issparse(block)
+    return int(block.shape[0]), count_block(block)
 
 
 def spilled(x: RowBlocks, location: Location) -> RowBlocks:
@@ -336,5 +310,6 @@ def spilled(x: RowBlocks, location: Location) -> RowBlocks:
     remove(location)
     found = run.compute(each_block(_save_block, x, location=location), label="spill")
     bounds = np.concatenate([[0], np.cumsum([n for n, _ in found])]).astype(np.int64)
-    source = spill.SpillSource(location, bounds, x.shape, np.dtype(x.dtype), x.expr.is_sparse, f"spill-{x.name}")
+    counts, dtype = merged([c for _, c in found]), np.dtype(x.dtype)
+    source = spill.SpillSource(location, bounds, x.shape, dtype, x.expr.is_sparse, f"spill-{x.name}", counts)
     return from_source(source, bounds)

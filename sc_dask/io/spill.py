@@ -16,6 +16,7 @@ import scipy.sparse as sp
 
 from sc_dask.array.source import METER, Block
 from sc_dask.errors import StoreError
+from sc_dask.io.counts import Counts, count_block, merged
 from sc_dask.io.store import Location
 from sc_dask.kernels.csr import canonical
 
@@ -24,7 +25,10 @@ BLOCK_NNZ = 2 << 20  # small blocks are joined up to this
 
 @dataclass(frozen=True, eq=False)
 class SpillSource:
-    """The rows of a finished spill (a ``BlockSource``); block file i holds rows ``bounds[i]:bounds[i + 1]``."""
+    """The rows of a finished spill (a ``BlockSource``); block file i holds rows ``bounds[i]:bounds[i + 1]``.
+
+    ``counts`` is what was seen of the values while they were set aside.
+    """
 
     location: Location
     bounds: np.ndarray
@@ -32,6 +36,11 @@ class SpillSource:
     dtype: np.dtype[Any]
     is_sparse: bool
     token: str
+    counts: Counts
+
+    def row_nnz(self) -> np.ndarray:
+        """Return the stored values of each row."""
+        return self.counts.row_nnz
 
     def cuts(self) -> np.ndarray:
         """Return the row bounds of the block files."""
@@ -97,12 +106,12 @@ class Spill:
     token: str
     _bounds: list[int] = field(default_factory=lambda: [0])
     _waiting: list[sp.csr_matrix] = field(default_factory=list)
-    _whole: bool = True
+    _counts: list[Counts] = field(default_factory=list)
 
     def append(self, block: sp.csr_matrix) -> None:
         """Add rows at the end."""
         self._waiting.append(block)
-        self._whole = self._whole and whole_numbers(block.data)
+        self._counts.append(count_block(block))
         if sum(b.nnz for b in self._waiting) >= BLOCK_NNZ:
             self._flush()
 
@@ -120,12 +129,6 @@ class Spill:
         if self._bounds[-1] != n_obs:
             raise ValueError(f"{self._bounds[-1]} rows were added for {n_obs}")
         bounds = np.asarray(self._bounds if n_obs else [0, 0], np.int64)
-        dtype = np.dtype(np.int64 if self._whole else np.float32)
-        return SpillSource(self.location, bounds, (n_obs, n_vars), dtype, True, self.token)
-
-
-def whole_numbers(values: np.ndarray) -> bool:
-    """Return whether all values are integers that int64 holds exactly."""
-    if values.dtype.kind in "iub":
-        return True
-    return bool(np.all(np.abs(values) < 2.0**63)) and bool(np.all(values == np.trunc(values)))
+        counts = merged(self._counts) if self._counts else Counts(np.zeros(0, np.int64), 0, 0, True)
+        dtype = np.dtype(np.int64 if counts.whole else np.float32)
+        return SpillSource(self.location, bounds, (n_obs, n_vars), dtype, True, self.token, counts)

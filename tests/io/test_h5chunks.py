@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import pickle
+import sys
+import zlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,6 +15,7 @@ import pytest
 
 from sc_dask.array.source import METER
 from sc_dask.errors import FormatError
+from sc_dask.io import h5chunks
 from sc_dask.io.h5ad import H5CSRSource, H5DenseSource
 from sc_dask.io.h5chunks import H5Array
 from sc_dask.io.store import Location
@@ -152,3 +155,26 @@ def test_source__picklable_metered_and_the_same_from_many_threads(path: Path) ->
             assert block.indices.dtype == block.indptr.dtype == np.int32
         for start, rows in zip(starts, pool.map(lambda s: dense.read(s, min(s + 7, 300)), starts), strict=True):
             assert np.array_equal(rows, x[start : start + 7].toarray())
+
+
+@pytest.mark.parametrize("name", ["zlib", "isal.isal_zlib"])
+def test_inflate__the_same_with_and_without_the_extra(path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    inflater = pytest.importorskip(name, reason="needs the extra `fast`")
+    x = RNG.poisson(2, 5_000).astype("i4")
+    with h5py.File(path, "w") as f:
+        f.create_dataset("x", data=x, chunks=(997,), compression="gzip", shuffle=True)
+        span = f["x"].id.get_chunk_info(2)
+    monkeypatch.setattr(h5chunks, "INFLATER", inflater)
+    assert np.array_equal(H5Array(Location.parse(path), "x").read(3, 4_999), x[3:4_999])
+    whole = path.read_bytes()
+    middle = span.byte_offset + span.size // 2
+    for damaged in (b"\xff" * 40, whole[middle : middle + 39] + bytes([whole[middle + 39] ^ 1])):
+        path.write_bytes(whole[:middle] + damaged + whole[middle + 40 :])
+        with pytest.raises(FormatError, match=r"x\.h5: .* damaged chunk"):
+            H5Array(Location.parse(path), "x").read(0, 5_000)
+
+
+def test_inflate__falls_back_to_zlib(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "isal", None)
+    monkeypatch.setitem(sys.modules, "isal.isal_zlib", None)
+    assert h5chunks._inflater() is zlib

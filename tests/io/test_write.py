@@ -21,6 +21,7 @@ import sc_dask as sd
 from sc_dask.array.blocks import from_array, map_rows
 from sc_dask.errors import InputError, StoreError
 from sc_dask.io import commit, layout, matrix
+from sc_dask.io.counts import Counts, narrowest
 from sc_dask.io.layout import dense_layout, sparse_layout, verify_store
 from sc_dask.io.store import Location
 from tests.io.cases import dense
@@ -159,10 +160,10 @@ def test_write__stores_what_the_spec_says(adata: ad.AnnData, tmp_path: Path) -> 
     ],
 )
 def test_narrowest__is_exact(lo: float, hi: float, dtype: str, wanted: str) -> None:
-    found = matrix.narrowest(matrix.Counts(np.zeros(1, np.int64), lo, hi, True, 0), np.dtype(dtype))
+    found = narrowest(Counts(np.zeros(1, np.int64), lo, hi, True), np.dtype(dtype))
     assert found == wanted
-    fractions = matrix.Counts(np.zeros(1, np.int64), lo, hi, False, 0)
-    assert matrix.narrowest(fractions, np.dtype(dtype)) == dtype
+    fractions = Counts(np.zeros(1, np.int64), lo, hi, False)
+    assert narrowest(fractions, np.dtype(dtype)) == dtype
 
 
 def double(block: Any) -> Any:
