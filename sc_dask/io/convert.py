@@ -152,11 +152,21 @@ def _key(kind: str, source: Location, adata: AnnData, options: Mapping[str, Any]
     return tokenize(kind, source.url, fingerprint(source), stamps, dict(options), layout)
 
 
+def _sweep(draft: Location) -> None:
+    """Remove what a killed run left of objects that it was writing: zarr renames them from ``*.partial`` when whole."""
+    if draft.is_local:
+        for path in draft.path.rglob("*.partial"):
+            if path.is_file():
+                path.unlink()
+
+
 def _write(adata: AnnData, place: commit.Draft, key: str, kind: str, resume: bool, shard_bytes: int) -> None:
     """Write the draft; where it can never be right, nothing stays to be continued."""
     found = place.unfinished() if resume else None
     resuming = found is not None and found.get("key") == key
-    if not resuming:
+    if resuming:
+        _sweep(place.place)
+    else:
         place.begin(key=key)
     try:
         for path, x in matrices(adata):
