@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
+from sc_dask import slots
 from sc_dask.array import run
 from sc_dask.array.blocks import RowBlocks, collect_rows, from_array
 from sc_dask.errors import InputError, MissingKeyError
@@ -75,13 +76,13 @@ def var_mask(adata: AnnData, mask_var: np.ndarray | str | None) -> np.ndarray | 
     if mask_var is None:
         return None
     if isinstance(mask_var, str):
-        if mask_var not in adata.var:
+        if mask_var not in slots.columns(adata.var):
             raise MissingKeyError(
                 f"no column {mask_var!r} in adata.var",
-                f"one of: {_listed(adata.var)}",
+                f"one of: {_listed(slots.columns(adata.var))}",
                 "pp.highly_variable_genes(adata)",
             )
-        mask_var = adata.var[mask_var].to_numpy()
+        mask_var = slots.load(adata.var, mask_var).to_numpy()
     mask = np.asarray(mask_var)
     if mask.dtype != bool or mask.shape != (adata.n_vars,):
         raise InputError(f"mask_var of type {mask.dtype} and shape {mask.shape}", f"a boolean array ({adata.n_vars},)")
@@ -101,11 +102,16 @@ def as_stored(x: RowBlocks, like: Any) -> Any:
 
 
 def column(adata: AnnData, key: str, *, axis: str = "obs") -> pd.Series:
-    """Return a column of obs or var."""
-    frame = adata.obs if axis == "obs" else adata.var
-    if key not in frame:
-        raise MissingKeyError(f"no column {key!r} in adata.{axis}", f"one of: {_listed(frame)}")
-    return frame[key]
+    """Return a column of obs or var; of a lazy table only this column is read."""
+    table = adata.obs if axis == "obs" else adata.var
+    if key not in slots.columns(table):
+        raise MissingKeyError(f"no column {key!r} in adata.{axis}", f"one of: {_listed(slots.columns(table))}")
+    return slots.load(table, key)
+
+
+def names(adata: AnnData, axis: str = "obs", *, use_raw: bool = False) -> pd.Index:
+    """Return the names of the cells (``axis="obs"``) or the genes (``"var"``; with ``use_raw`` those of raw)."""
+    return slots.names(adata.raw.var if use_raw else adata.obs if axis == "obs" else adata.var)
 
 
 def batches(adata: AnnData, batch_key: str | None) -> tuple[np.ndarray | None, list[Any]]:
@@ -191,13 +197,14 @@ def obs_df(
     """
     keys = [keys] if isinstance(keys, str) else list(keys)
     var = adata.raw.var if use_raw and adata.raw is not None else adata.var
-    names = pd.Index(var[gene_symbols]) if gene_symbols is not None else var.index
+    names = pd.Index(slots.load(var, gene_symbols)) if gene_symbols is not None else slots.names(var)
+    columns = slots.columns(adata.obs)
     genes: list[str] = []
     missing: list[str] = []
     for key in keys:
-        if key in adata.obs and key in names:
+        if key in columns and key in names:
             raise InputError(f"{key!r} is both a column of obs and a gene", "an unambiguous key", "rename the column")
-        if key not in adata.obs:
+        if key not in columns:
             (genes if key in names else missing).append(key)
     if missing:
         raise MissingKeyError(f"neither columns of obs nor genes: {_listed(missing)}", "keys of obs or gene names")
@@ -210,7 +217,8 @@ def obs_df(
         lazy = collect_rows(to_dense, matrix(adata, layer, use_raw=use_raw).pick_cols(positions), dtype=None)
         values = run.compute(lazy)
         out = {g: values[:, i] for i, g in enumerate(genes)}
-    table = pd.DataFrame({k: adata.obs[k] if k in adata.obs else out[k] for k in keys}, index=adata.obs_names)
+    values_of = {k: slots.load(adata.obs, k) if k in columns else out[k] for k in keys}
+    table = pd.DataFrame(values_of, index=slots.names(adata.obs))
     for key, i in obsm_keys:
         if key not in adata.obsm:
             raise MissingKeyError(f"no {key!r} in adata.obsm", f"one of: {_listed(adata.obsm)}")
@@ -262,7 +270,7 @@ def rank_genes_groups_df(
     if log2fc_max is not None:
         table = table[table["logfoldchanges"] < log2fc_max]
     if gene_symbols is not None:
-        table = table.join(adata.var[gene_symbols], on="names")
+        table = table.join(slots.load(adata.var, gene_symbols), on="names")
     if len(groups) == 1:
         table = table.drop(columns="group")
     return table.reset_index(drop=True)

@@ -1,24 +1,33 @@
 """Everything of an AnnData but its matrices, read into memory by anndata's own readers, from anndata 0.5 to now.
 
-The matrices (X, layers, raw.X) are left to a callback, which makes them lazy. Layouts older than
+The matrices (X, layers, raw.X) are left to a callback, which makes them lazy; another may take obs and var, and
+`lazy_table` is that one. Layouts older than
 anndata's element encodings are recognised by what they hold: tables as compound arrays, sparse
 groups with ``h5sparse_format``, ``raw.X`` beside X, categories in ``uns``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 from anndata import AnnData
 from anndata.experimental import read_dispatched
+from anndata.experimental.backed import Dataset2D
+from anndata.io import read_elem
+from xarray import Dataset
 
-from sc_dask.errors import FormatError, ScDaskError
+from sc_dask.errors import FormatError, InputError, ScDaskError, StoreError
+from sc_dask.io.store import Location, open_group, open_h5, quiet
+from sc_dask.slots import Column, lazy_variable
 
 MakeMatrix = Callable[[Any], Any]  # a stored element -> a lazy matrix
+MakeTable = Callable[[str, Any], Any]  # "obs" or "var", and the stored element -> a lazy table
 
 
 @dataclass(frozen=True)
@@ -54,7 +63,7 @@ def encoding_of(elem: Any) -> Encoding | None:
     return Encoding("csr" if found == "csr" else "csc", (int(shape[0]), int(shape[1])))
 
 
-def read_elements(root: Any, where: str, make_matrix: MakeMatrix) -> AnnData:
+def read_elements(root: Any, where: str, make_matrix: MakeMatrix, make_table: MakeTable | None = None) -> AnnData:
     """Return the AnnData of an open zarr or HDF5 group.
 
     Parameters
@@ -65,6 +74,8 @@ def read_elements(root: Any, where: str, make_matrix: MakeMatrix) -> AnnData:
         The file's path or URL, for messages.
     make_matrix
         Called with every stored matrix of X, layers and raw.
+    make_table
+        Called with obs and var; None: they are read now.
 
     Raises
     ------
@@ -82,6 +93,8 @@ def read_elements(root: Any, where: str, make_matrix: MakeMatrix) -> AnnData:
                 f"X of {where} is stored as {iospec.encoding_type or type(elem).__name__!r}",
                 "csr_matrix, csc_matrix or array",
             )
+        if name in ("obs", "var") and make_table is not None:
+            return make_table(name, elem)
         if name in ("obs", "var", "raw.var", "raw/var") and hasattr(elem, "dtype"):
             return _legacy_table(func(elem))
         return func(elem)
@@ -159,3 +172,125 @@ def _categories_from_uns(adata: AnnData) -> None:
             if column in table and np.all(table[column].to_numpy() < len(categories)):
                 table[column] = pd.Categorical.from_codes(table[column].to_numpy(), categories)
                 adata.uns.pop(key, None)
+
+
+# -- lazy obs and var ----------------------------------------------------------------------------
+
+
+def lazy_table(location: Location, name: str, elem: Any, *, h5: bool) -> Dataset2D:
+    """Return a stored obs or var as a table whose columns are read when they are used; its names are read now.
+
+    Parameters
+    ----------
+    location
+        Where the store or file stands; columns open it anew, so nothing stays open.
+    name
+        ``obs`` or ``var``.
+    elem
+        The stored table.
+    h5
+        Whether it is an HDF5 file.
+
+    Raises
+    ------
+    InputError
+        If the table is stored as one array of records (anndata before 0.7).
+    FormatError
+        If a column is missing.
+    """
+    if not hasattr(elem, "keys"):
+        raise InputError(
+            f"found {name} of {location} as one array of records (anndata before 0.7) with lazy_obs=True",
+            "columns that are stored one by one",
+            "leave lazy_obs out, or sd.convert the file",
+        )
+    index_key, keys = _text(elem.attrs["_index"]), [_text(c) for c in elem.attrs["column-order"]]
+    index = pd.DataFrame(index=_read_column(elem, index_key)).index
+    if not pd.api.types.is_string_dtype(index.dropna()):
+        index = index.astype(str)  # as AnnData does
+    missing = [key for key in keys if key not in elem]
+    if missing:
+        raise FormatError(f"{name} of {location} has no column {missing[0]!r}, which its column-order names")
+    dim = "_index" if index_key in keys else index_key
+    columns = {k: lazy_variable(dim, StoredColumn(location, f"{name}/{k}", elem[k], len(index), h5=h5)) for k in keys}
+    table = Dataset2D(Dataset(columns, coords={dim: index}))
+    table.is_backed = True
+    return table
+
+
+class StoredColumn(Column):
+    """A column in a store or file: opened, read whole and closed every time it is used."""
+
+    def __init__(self, location: Location, path: str, elem: Any, n: int, *, h5: bool) -> None:
+        self.location, self.path, self.shape, self._h5 = location, path, (n,), h5
+        self._kind = _text(elem.attrs.get("encoding-type", ""))
+        self.is_nullable_string = self._kind == "nullable-string-array"
+        self._is_categorical = self._kind == "categorical" or "categories" in elem.attrs
+
+    def values(self) -> Any:
+        """Read the column with anndata's reader.
+
+        Raises
+        ------
+        StoreError
+            If the file was changed since it was opened.
+        FormatError
+            If the column is damaged.
+        """
+        table, _, key = self.path.partition("/")
+        try:
+            with quiet(), _opened(self.location, h5=self._h5) as root:
+                values = _read_column(root[table], key)
+        except ScDaskError:
+            raise
+        except KeyError as err:
+            raise self._changed("it is gone") from err
+        except Exception as err:  # anndata raises many kinds
+            reason = str(err).splitlines()[0] if str(err) else type(err).__name__
+            raise FormatError(f"{self.path} of {self.location} cannot be read: {reason}") from err
+        if len(values) != self.shape[0]:
+            raise self._changed(f"it has {len(values)} rows instead of {self.shape[0]}")
+        return values
+
+    @cached_property
+    def dtype(self) -> Any:
+        """The type of the column; reads the categories of a categorical, else nothing."""
+        with quiet(), _opened(self.location, h5=self._h5) as root:
+            elem = root[self.path]
+            if self._is_categorical:
+                return pd.CategoricalDtype(*_categories(elem, root[self.path.partition("/")[0]]))
+            if self._kind.startswith("nullable") and not self.is_nullable_string:
+                return pd.array(np.empty(0, elem["values"].dtype)).dtype
+            dtype = np.dtype(object) if self.is_nullable_string else np.dtype(elem.dtype)
+            return dtype if dtype.kind in "biufc" else np.dtype(object)
+
+    def _changed(self, found: str) -> StoreError:
+        return StoreError(
+            f"{self.path} of {self.location} is not what it was when it was opened: {found}",
+            "a store that does not change while it is read",
+            "open it again with sd.read",
+        )
+
+
+@contextlib.contextmanager
+def _opened(location: Location, *, h5: bool) -> Iterator[Any]:
+    if h5:
+        with open_h5(location) as root:
+            yield root
+    else:
+        yield open_group(location)
+
+
+def _read_column(table: Any, key: str) -> Any:
+    """Read one column of a stored table; before anndata 0.8 a categorical was its codes, which name the categories."""
+    elem = table[key]
+    if "categories" in elem.attrs:
+        return pd.Categorical.from_codes(read_elem(elem), *_categories(elem, table))
+    return read_elem(elem)
+
+
+def _categories(elem: Any, table: Any) -> tuple[Any, bool]:
+    """Return the categories of a stored categorical, new or old, and whether they are ordered."""
+    stored = elem["categories"] if hasattr(elem, "keys") else table[elem.attrs["categories"]]
+    ordered = (elem if hasattr(elem, "keys") else stored).attrs.get("ordered", False)
+    return read_elem(stored), bool(ordered)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from anndata import AnnData
@@ -11,7 +12,7 @@ from anndata import AnnData
 from sc_dask.array.blocks import RowBlocks, from_source
 from sc_dask.array.chunks import cut_dense, cut_row_pieces, default_block_bytes
 from sc_dask.errors import FormatError, InputError
-from sc_dask.io.elements import Encoding, encoding_of, read_elements
+from sc_dask.io.elements import Encoding, MakeTable, encoding_of, lazy_table, read_elements
 from sc_dask.io.h5ad import H5CSRSource, H5DenseSource
 from sc_dask.io.store import Location, open_group, open_h5, quiet, sniff
 from sc_dask.io.transpose import INDEX_BYTES, transpose
@@ -24,6 +25,7 @@ def read(
     *,
     storage_options: Mapping[str, Any] | None = None,
     block_bytes: int | None = None,
+    lazy_obs: bool = False,
 ) -> AnnData:
     """Open an AnnData store or file whose X may be larger than memory.
 
@@ -40,6 +42,14 @@ def read(
         For the URL's filesystem, for instance ``{"anon": True}``.
     block_bytes
         Bytes of one decoded row block (default: the option ``sc-dask.block-bytes``, 48 MiB).
+    lazy_obs
+        Keep the columns of obs and var in the store: both become anndata's ``Dataset2D`` (an xarray dataset), and a
+        column is read, whole, each time it is used. Every ``pp``, ``tl``, ``get`` and ``write`` takes such an AnnData
+        and gives the same numbers; ``get.column(adata, key)`` is a column as pandas holds it. In memory all the same:
+        the names of cells and genes, which AnnData compares and looks up (8 bytes and a Python string each: 80 bytes
+        for 21 letters); columns that are added; after a subset 8 bytes per kept cell, once for all columns; raw.var;
+        obsm, obsp. What pandas does and xarray does not (``adata.obs.loc``, ``adata.obs["x"].value_counts()``) needs
+        ``adata.obs.to_memory()``. ``adata[mask]`` leaves colours of lost categories in uns; our filters remove them.
 
     Returns
     -------
@@ -52,8 +62,12 @@ def read(
         If nothing is there, it is unfinished, or chunks are missing.
     FormatError
         If it is damaged or not an AnnData; names the next command for 10x, loom and text files.
+    InputError
+        With ``lazy_obs``, if obs is stored as one array of records (anndata before 0.7).
 
-    Passes: none over X; two over a csc matrix. Memory: obs, var and the other small elements, and 16 bytes a row.
+    Passes: none over X; two over a csc matrix. Memory: obs, var and the other small elements, and 16 bytes a row. Of
+    2 million cells with 10 columns (5 numeric, 3 categorical, 2 of text) and names of 21 letters, 246 bytes per cell
+    were kept and 362 the peak of what Python allocated; with ``lazy_obs`` 79 and 160.
     """
     location = Location.parse(path, storage_options)
     if block_bytes is not None and block_bytes < 1:
@@ -61,9 +75,9 @@ def read(
     budget = default_block_bytes() if block_bytes is None else int(block_bytes)
     kind = sniff(location)
     if kind == "zarr":
-        return _read_zarr(location, budget)
+        return _read_zarr(location, budget, partial(lazy_table, location, h5=False) if lazy_obs else None)
     if kind == "h5ad":
-        return _read_h5ad(location, budget)
+        return _read_h5ad(location, budget, partial(lazy_table, location, h5=True) if lazy_obs else None)
     raise FormatError(
         f"{location} is a {kind} file, which cannot be read in place",
         "AnnData zarr or h5ad",
@@ -71,7 +85,7 @@ def read(
     )
 
 
-def _read_zarr(location: Location, budget: int) -> AnnData:
+def _read_zarr(location: Location, budget: int, make_table: MakeTable | None) -> AnnData:
     root = open_group(location)
     complete = is_complete(root, location)
 
@@ -82,10 +96,10 @@ def _read_zarr(location: Location, budget: int) -> AnnData:
             return _dense(source, (elem.shards or elem.chunks)[0], budget)
         return _sparse(ZarrCSRSource.of(location, elem, _stored_shape(encoding), complete), encoding, budget)
 
-    return read_elements(root, str(location), make)
+    return read_elements(root, str(location), make, make_table)
 
 
-def _read_h5ad(location: Location, budget: int) -> AnnData:
+def _read_h5ad(location: Location, budget: int, make_table: MakeTable | None) -> AnnData:
     def make(elem: Any) -> RowBlocks:
         encoding = _encoding(elem)
         if encoding.kind == "dense":
@@ -93,7 +107,7 @@ def _read_h5ad(location: Location, budget: int) -> AnnData:
         return _sparse(H5CSRSource.of(location, elem, _stored_shape(encoding)), encoding, budget)
 
     with open_h5(location) as root:
-        return read_elements(root, str(location), make)
+        return read_elements(root, str(location), make, make_table)
 
 
 def _encoding(elem: Any) -> Encoding:

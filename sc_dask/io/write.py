@@ -17,6 +17,7 @@ import scipy.sparse as sp
 import zarr
 from anndata import AnnData
 from anndata.experimental import write_dispatched
+from anndata.experimental.backed import Dataset2D
 from dask.array import Array as DaskArray
 
 from sc_dask.array.blocks import ForeignSource, RowBlocks, from_array
@@ -26,6 +27,7 @@ from sc_dask.io import commit
 from sc_dask.io import layout as disk
 from sc_dask.io.matrix import Written, write_matrix
 from sc_dask.io.store import Location, batched, open_group, quiet
+from sc_dask.slots import columns, is_lazy, lazy_columns, load, names
 
 MAPPINGS = ("obsm", "varm", "obsp", "varp")
 
@@ -46,7 +48,8 @@ def write(
     Parameters
     ----------
     adata
-        X and layers lazy (``sd.read``, or any Dask array of row blocks) or in memory (csr, csc, ndarray).
+        X and layers lazy (``sd.read``, or any Dask array of row blocks) or in memory (csr, csc, ndarray); obs and var
+        too may be lazy (``lazy_obs``), and are then written column by column.
     path
         A path or fsspec URL of a zarr store.
     storage_options
@@ -62,14 +65,15 @@ def write(
         Decoded size of one stored object; a worker holds one, and a block.
 
     Passes: 1 over each lazy matrix, and 1 more to count its non-zeros unless it is as it was stored; ``update``: none.
-    Memory: a shard and a block per worker; per-row counts on the driver.
+    Memory: a shard and a block per worker; per-row counts, and one column of a lazy obs, on the driver.
 
     Raises
     ------
     StoreError
         Something stands at ``path`` and neither ``overwrite`` nor ``update`` is given.
     InputError
-        ``path`` is what X is read from (without ``update``), or with ``update`` it is not, or X was changed.
+        ``path`` is what X or a lazy obs is read from (without ``update``), or with ``update`` it is not, or X was
+        changed.
 
     Examples
     --------
@@ -150,20 +154,27 @@ def elements(adata: AnnData) -> Iterator[tuple[str, Any]]:
         yield f"uns/{key}", value
 
 
-def _storable(frame: pd.DataFrame) -> pd.DataFrame:
+def _storable(frame: Any) -> Any:
     """Return a frame with plain text as names, and columns of text with missing values as categorical.
 
-    The spec has no nullable names, and no other place for missing values among Python strings.
+    The spec has no nullable names, and no other place for missing values among Python strings. A lazy table is
+    returned as it is: its columns are seen to one by one (`_write_lazy_table`).
     """
-    lacking = [
-        c
-        for c, column in frame.items()
-        if column.dtype == object and column.isna().any() and pd.api.types.infer_dtype(column, skipna=True) == "string"
-    ]
+    if is_lazy(frame):
+        return frame
+    lacking = [c for c, column in frame.items() if _is_lacking_text(column)]
     out = frame.astype(dict.fromkeys(lacking, "category")) if lacking else frame
     if isinstance(out.index.dtype, pd.StringDtype):
         out = out.set_axis(out.index.astype(object), axis=0)
     return out
+
+
+def _is_lacking_text(column: pd.Series) -> bool:
+    return (
+        column.dtype == object
+        and bool(column.isna().any())
+        and pd.api.types.infer_dtype(column, skipna=True) == "string"
+    )
 
 
 def write_elements(adata: AnnData, root: zarr.Group) -> None:
@@ -183,6 +194,25 @@ def write_element(root: zarr.Group, path: str, value: Any) -> None:
     """Write one element with AnnData's writer, chunks and checksums set by us, no chunk left out."""
     parent, _, key = path.rpartition("/")
     group = root.require_group(parent) if parent else root
+    if isinstance(value, Dataset2D):
+        _write_lazy_table(group, key, value, path)
+    else:
+        _write_into(group, key, value, path)
+
+
+def _write_lazy_table(parent: zarr.Group, name: str, table: Dataset2D, path: str) -> None:
+    """Write a table in AnnData's layout, one column in memory at a time."""
+    _write_into(parent, name, _storable(pd.DataFrame(index=names(table))), path)
+    group, keys = parent.require_group(name), columns(table)
+    for key in keys:
+        column = load(table, key)
+        column = column.astype("category") if _is_lacking_text(column) else column
+        values = column.to_numpy() if isinstance(column.dtype, np.dtype) else column.array
+        _write_into(group, key, values, f"{path}/{key}")
+    group.attrs["column-order"] = keys
+
+
+def _write_into(group: zarr.Group, key: str, value: Any, path: str) -> None:
     with (
         batched(group) as part,
         zarr.config.set({"array.write_empty_chunks": True}),
@@ -223,8 +253,10 @@ def _exprs(adata: AnnData) -> Iterator[tuple[str, Expr]]:
 
 
 def _refuse_own_store(adata: AnnData, target: Location) -> None:
-    for path, expr in _exprs(adata):
-        location = getattr(expr.source, "location", None)
+    read_from = [(path, getattr(expr.source, "location", None)) for path, expr in _exprs(adata)]
+    for table in (adata.obs, adata.var):
+        read_from += [(str(getattr(c, "path", "")), getattr(c, "location", None)) for c in lazy_columns(table)]
+    for path, location in read_from:
         if isinstance(location, Location) and location.url == target.url:
             raise InputError(
                 f"{path} is read lazily from {target}, the store that would be written",

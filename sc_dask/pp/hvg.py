@@ -139,7 +139,7 @@ def _by_bins(
             n_top_genes=n_top_genes,
             n_bins=n_bins,
             expressed=None if batch_key is None else m.nnz[i] > 0,
-            index=adata.var_names,
+            index=get.names(adata, "var"),
             **cutoffs,
         )
         for i in range(len(names))
@@ -179,6 +179,6 @@ def _by_curve(
         normalized,
         n_top_genes=n_top_genes,
         flavor=flavor,
-        index=adata.var_names,
+        index=get.names(adata, "var"),
     )
     return table if batch_key is not None else table.drop(columns="highly_variable_nbatches")

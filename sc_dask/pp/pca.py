@@ -90,7 +90,7 @@ def pca(
     solver = _solver(svd_solver, chunked, chunk_size, zero_center)
     adata = data.copy() if copy else data
     if isinstance(mask_var, _Unset):
-        mask_var = "highly_variable" if "highly_variable" in adata.var else None
+        mask_var = "highly_variable" if "highly_variable" in slots.columns(adata.var) else None
     mask = get.var_mask(adata, mask_var)
     x = get.matrix(adata, layer, mask_var=mask)
     n_comps = _checked_n_comps(n_comps, x.shape)

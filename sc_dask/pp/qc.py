@@ -85,8 +85,8 @@ def calculate_qc_metrics(
     found = qc.metrics(x, np.array(masks, bool).reshape(len(masks), n_vars), tops)
     obs = _cell_table(found, qc_vars, tops, expr_type, var_type, x.dtype, log1p)
     var = _gene_table(found, x.shape[0], expr_type, x.dtype, log1p)
-    obs_table = pd.DataFrame(obs, index=adata.obs_names)
-    var_table = pd.DataFrame(var, index=adata.raw.var_names if use_raw else adata.var_names)
+    obs_table = pd.DataFrame(obs, index=get.names(adata))
+    var_table = pd.DataFrame(var, index=get.names(adata, "var", use_raw=use_raw))
     if not inplace:
         return obs_table, var_table
     if use_raw and adata.raw.n_vars != adata.n_vars:

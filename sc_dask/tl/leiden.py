@@ -162,7 +162,7 @@ def _restricted(adata: AnnData, key: str, categories: Sequence[str]) -> NDArray[
 def _renamed(
     adata: AnnData, key: str, categories: Sequence[str], *, keep: NDArray[np.bool_] | None, groups: NDArray[np.str_]
 ) -> NDArray[Any]:
-    out = adata.obs[key].astype(str).to_numpy(dtype=object)
+    out = get.column(adata, key).astype(str).to_numpy(dtype=object)
     prefix = "-".join(categories) + ","
     out[keep] = [prefix + group for group in groups]
     return out

@@ -99,7 +99,7 @@ def rank_genes_groups(
     names, codes, tested, ref = _groups(adata, groupby, groups, reference)
     adata = adata.copy() if copy else adata
     x = get.matrix(adata, layer, use_raw=use_raw)
-    genes = adata.raw.var_names if use_raw else adata.var_names
+    genes = get.names(adata, "var", use_raw=use_raw)
     mask = _gene_mask(adata, mask_var, len(genes))
     if mask is not None:
         x, genes = x.pick_cols(np.flatnonzero(mask)), genes[mask]
