@@ -6,6 +6,7 @@ against 14 (data and indices, one thread). Only the layout of our own stores (``
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -19,6 +20,7 @@ from zarr.core.buffer.cpu import Buffer
 from zarr.core.sync import sync
 
 from sc_dask.errors import StoreError
+from sc_dask.io.buffers import BUFFERS
 
 CLEVEL = 5
 _ABSENT = 2**64 - 1
@@ -48,7 +50,7 @@ def put(array: zarr.Array[Any], shard: int, values: np.ndarray, *, check: bool =
     DiffersError
         What is stored is something else.
     """
-    sync(array.store.set(key_of(array, shard), Buffer.from_bytes(encode(array, values))))
+    sync(array.store.set(key_of(array, shard), Buffer.from_array_like(encode(array, values))))
     if check and not holds(array, shard, values):
         raise DiffersError(
             f"shard {shard} of {array.store_path} does not hold what was written to it",
@@ -57,7 +59,7 @@ def put(array: zarr.Array[Any], shard: int, values: np.ndarray, *, check: bool =
         )
 
 
-def encode(array: zarr.Array[Any], values: np.ndarray) -> bytes:
+def encode(array: zarr.Array[Any], values: np.ndarray) -> np.ndarray:
     """Return the bytes of a shard: chunks, each with its checksum, and the index of their places."""
     rows, n_chunks = _chunks(array)
     values = np.ascontiguousarray(values, array.dtype)
@@ -73,7 +75,12 @@ def encode(array: zarr.Array[Any], values: np.ndarray) -> bytes:
         index[i] = end, len(body) + 4
         end += len(body) + 4
     table = index.tobytes()
-    return b"".join([*parts, table, _checksum(table)])
+    out = BUFFERS.empty(end + len(table) + 4, np.uint8)
+    at = 0
+    for part in (*parts, table, _checksum(table)):
+        out[at : at + len(part)] = np.frombuffer(part, np.uint8)
+        at += len(part)
+    return out
 
 
 def decoded(array: zarr.Array[Any], shard: int) -> Iterator[np.ndarray]:
@@ -90,13 +97,15 @@ def decoded(array: zarr.Array[Any], shard: int) -> Iterator[np.ndarray]:
     buffer = sync(array.store.get(key_of(array, shard), default_buffer_prototype()))
     if buffer is None:
         raise StoreError(f"{name} is not there", "every shard", "convert or write again")
-    raw = np.frombuffer(buffer.to_bytes(), np.uint8)
+    raw = np.asarray(buffer.as_numpy_array()).view(np.uint8)
+    raw.flags.writeable = False  # as google_crc32c wants it
     rows, n_chunks = _chunks(array)
     left = min(n_chunks * rows, array.shape[0] - shard * n_chunks * rows)
     index = _checked(raw[-(16 * n_chunks + 4) :], name)
     if len(index) != 16 * n_chunks:  # what is left of a torn one may end with a whole chunk
         raise _torn(name)
-    chunk = np.empty((rows, *array.shape[1:]), array.dtype)
+    shape = (rows, *array.shape[1:])
+    chunk = BUFFERS.empty(math.prod(shape), array.dtype).reshape(shape)
     places = index.view("<u8").reshape(-1, 2).tolist()
     for lo, (offset, size) in zip(range(0, left, rows), places, strict=False):  # none beyond the edge
         numcodecs.blosc.decompress(_checked(raw[offset : offset + size], name), chunk)
@@ -124,7 +133,7 @@ def _chunks(array: zarr.Array[Any]) -> tuple[int, int]:
     return int(array.chunks[0]), int(shards[0]) // int(array.chunks[0])
 
 
-def _checksum(body: bytes | np.ndarray) -> bytes:  # read-only: google_crc32c takes nothing else
+def _checksum(body: bytes | np.ndarray) -> bytes:
     return int(google_crc32c.value(body)).to_bytes(4, "little")
 
 

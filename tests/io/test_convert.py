@@ -181,7 +181,7 @@ def test_convert__says_when_the_result_differs(
 ) -> None:
     encode = shards.encode
 
-    def wrong(array: Any, values: np.ndarray) -> bytes:
+    def wrong(array: Any, values: np.ndarray) -> np.ndarray:
         return encode(array, values ^ (array.path == f"X/{name}" and len(values) < SHARD_NNZ))  # one bit, last shard
 
     monkeypatch.setattr(shards, "encode", wrong)
