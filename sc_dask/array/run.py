@@ -13,14 +13,13 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, fields, is_dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import dask
 import dask.threaded
 import numpy as np
 import psutil
-import scipy.sparse as sp
 from dask.base import get_scheduler
 from dask.callbacks import Callback
 from dask.highlevelgraph import HighLevelGraph
@@ -28,6 +27,7 @@ from dask.highlevelgraph import HighLevelGraph
 from sc_dask import config
 from sc_dask.array.blocks import ForeignSource, Lazy, RowBlocks
 from sc_dask.array.expr import BlockArgs, Plan, RowVector, evaluate_at
+from sc_dask.array.join import Sheet, join
 from sc_dask.array.source import METER, MemorySource
 from sc_dask.errors import ScDaskWarning, StalledError
 from sc_dask.log import Stage, current_stage, peak_rss_bytes, reset_peak_rss
@@ -69,6 +69,8 @@ class _Outputs:
     items: tuple[tuple[Any, str, dict[str, Any]], ...]  # kernel or Reduction, kind, const
     depths: tuple[int, ...]  # steps that each wants done; before the last one, it wants that one's row vectors too
     in_place: bool  # no task is run twice: a state may be changed instead of copied
+    bounds: np.ndarray
+    sheets: tuple[Sheet | None, ...]  # one for each that gives rows, where all tasks share memory
 
 
 def _step(
@@ -101,7 +103,9 @@ def _step(
             part["out", i], new = kernel.block(block, *rows, **const)
             state = new if state is None else kernel.merge(state, new)
         elif kind == "rows":
-            part["out", i] = kernel(block, *rows, **const)
+            found_rows, sheet = kernel(block, *rows, **const), outputs.sheets[i]
+            if sheet is None or not sheet.takes(found_rows, int(outputs.bounds[index])):
+                part["out", i] = found_rows
         else:
             part["out", i] = kernel(block, index, *rows, **const)
         states.append(state)
@@ -152,11 +156,13 @@ def compute(*lazies: Lazy[Any], label: str = "pass") -> Any:
 
 def _one_pass(lazies: Sequence[Lazy[Any]], label: str) -> list[Any]:
     x = lazies[0].x
-    n_steps = len(x.expr.steps)
+    n_steps, shared = len(x.expr.steps), _shares_memory()
     outputs = _Outputs(
         tuple((z.kernel, z.kind, dict(z.const)) for z in lazies),
         tuple(n_steps - z.ahead for z in lazies),
-        in_place=client() is None,
+        in_place=shared,
+        bounds=x.expr.bounds,
+        sheets=tuple(Sheet(x.shape[0]) if shared and z.kind == "rows" else None for z in lazies),
     )
     n_lanes = 1 if lazies[0].kind == "fold" else max(1, min(x.expr.n_blocks, n_workers()))
     name = _new_name(label)
@@ -169,11 +175,15 @@ def _one_pass(lazies: Sequence[Lazy[Any]], label: str) -> list[Any]:
         if z.kind in ("reduce", "fold"):
             answers.append(z.kernel.finalize(carry.states[i]))
             continue
+        sheet = outputs.sheets[i]
+        if sheet is not None and sheet.array is not None:
+            answers.append(sheet.array)
+            continue
         parts = [p["out", i] for _, p in carry.parts]
         if z.kind == "scan":
-            answers.append((_join(parts), z.kernel.finalize(carry.states[i])))
+            answers.append((join(parts), z.kernel.finalize(carry.states[i])))
         else:
-            answers.append(parts if z.kind == "blocks" else _join(parts))
+            answers.append(parts if z.kind == "blocks" else join(parts))
     return answers
 
 
@@ -237,21 +247,6 @@ def _keep_found(x: RowBlocks, carry: Carry) -> None:
         if pieces and sum(len(p) for p in pieces) == x.shape[0]:
             assert isinstance(vector, RowVector)
             vector.found(np.concatenate(pieces))
-
-
-def _join(parts: list[Any]) -> Any:
-    """Join per-block results (arrays, csr matrices, dataclasses, tuples or dicts of them) along the rows."""
-    first = parts[0]
-    if is_dataclass(first) and not isinstance(first, type):
-        return type(first)(*(_join([getattr(p, f.name) for p in parts]) for f in fields(first)))
-    if isinstance(first, dict):
-        return {k: _join([p[k] for p in parts]) for k in first}
-    if isinstance(first, tuple):
-        joined = [_join([p[i] for p in parts]) for i in range(len(first))]
-        return type(first)(*joined) if hasattr(first, "_fields") else tuple(joined)
-    if sp.issparse(first):
-        return first if len(parts) == 1 else sp.vstack(parts, format="csr")
-    return first if len(parts) == 1 else np.concatenate(parts)
 
 
 def _identity(block: Any) -> Any:
@@ -356,6 +351,11 @@ def n_processes() -> int:
     """Return the number of worker processes: 1 without a cluster."""
     c = client()
     return 1 if c is None else max(1, len(c.nthreads()))
+
+
+def _shares_memory() -> bool:
+    """Tell whether all tasks run in this process, each of them once."""
+    return client() is None and get_scheduler() in (None, dask.threaded.get, dask.local.get_sync)
 
 
 def n_workers() -> int:

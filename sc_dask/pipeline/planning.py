@@ -11,6 +11,7 @@ from sc_dask import config
 from sc_dask.array import run
 from sc_dask.errors import MemoryBudgetError
 from sc_dask.graph.neighbors import EXACT_BELOW, EXACT_BELOW_OTHERWISE
+from sc_dask.kernels.compiled import are_compiled
 from sc_dask.pipeline.inputs import is_read_in_place
 from sc_dask.pipeline.progress import size
 
@@ -20,18 +21,21 @@ if TYPE_CHECKING:
 
 MIB = 2**20
 MIN_BLOCK_BYTES = 2 * MIB
-# What the process holds beside data, measured with numba's cache still empty (30 % less where it is full): libraries,
-# what reading text or other formats adds, and what each stage's own libraries and compiled code add.
-_BASE = 400 * MIB
-_CONVERTED, _HVG, _PCA, _GRAPH, _PYNNDESCENT, _LEIDEN, _UMAP, _FIGURES = (
-    n * MIB for n in (40, 50, 100, 80, 250, 40, 130, 140)
-)
+# What the process holds beside data: libraries, code that has yet to be compiled (numba's cache is empty), what reading
+# text or other formats adds, and what each stage's own libraries and compiled code add. Measured with the cache full.
+_BASE = 285 * MIB
+_COMPILING = 130 * MIB
+_CONVERTED, _HVG, _GRAPH, _PYNNDESCENT, _LEIDEN, _UMAP, _FIGURES = (n * MIB for n in (40, 35, 130, 250, 40, 130, 140))
+_LAYOUT = 130 * MIB  # umap-learn while it works
+_AFTER_QC = 20 * MIB  # what QC and HVG leave behind
 _RETAINED = 0.35  # of what PCA took, the allocator gives back later or never
-_CELL_BYTES = 240  # obs with its names and QC columns, and a copy of it while it is filtered
+_CELL_BYTES = 130  # obs with its names
+_QC_CELL_BYTES = 180  # QC columns while they are made and while cells are filtered
 _EDGE_BYTES = {"neighbors": 40, "leiden": 150, "later": 60}  # of a neighbour and cell, both directions
 _GENES = 3000  # that cut-offs choose, before they are known
 _GROUPS = 30  # clusters, likewise
-_TILE_ROWS = 2048  # of the Gram matrix's dense tiles
+_TILE_ROWS = 1024  # of the Gram matrix's dense tiles
+_SPLIT = 0.8  # of a Gram matrix's room is what one of frequent and rare genes takes
 
 
 @dataclass(frozen=True)
@@ -74,7 +78,7 @@ class _Sizes:
     decoded: int
     float_work: int  # blocks as they are stored, and their float32 copies
     genes: int
-    table: int
+    n_obs: int
     scores: int
     edges: int  # a count
     exact_search: bool
@@ -96,7 +100,7 @@ def _sizes(facts: Info, s: Settings, block: int, threads: int, n_genes: int | No
         decoded=decoded,
         float_work=int(lanes * lane_block * copied),
         genes=min(n_genes or s.hvg.n_top_genes or _GENES, n_vars),
-        table=_CELL_BYTES * n_obs,
+        n_obs=n_obs,
         scores=n_obs * (s.pca.n_comps or 50) * 4,
         edges=n_obs * s.neighbors.n_neighbors * 2,
         exact_search=n_obs < EXACT_BELOW.get(s.neighbors.metric, EXACT_BELOW_OTHERWISE),
@@ -106,31 +110,33 @@ def _sizes(facts: Info, s: Settings, block: int, threads: int, n_genes: int | No
 def _peaks(facts: Info, s: Settings, z: _Sizes) -> dict[str, int]:
     """Return the projected peak of every stage in bytes."""
     n_vars = (facts.shape or (0, 0))[1]
-    base = _BASE + (0 if is_read_in_place(facts) else _CONVERTED) + z.table
+    base = _BASE + (0 if are_compiled() else _COMPILING) + (0 if is_read_in_place(facts) else _CONVERTED)
+    base += _CELL_BYTES * z.n_obs
+    seen = base + _QC_CELL_BYTES * z.n_obs
     batches = 8 if s.hvg.batch_key else 1
     if s.pca.svd_solver == "randomized":
         pca = 8 * z.genes * ((s.pca.n_comps or 50) + 20) * 2 * (z.lanes + 1)
     elif s.pca.svd_solver == "incremental":
         pca = 8 * z.genes * (1000 + 3 * (s.pca.n_comps or 50))
     else:
-        pca = 8 * z.genes**2 * (z.lanes + 1) + z.lanes * _TILE_ROWS * z.genes * 8
-    pca += _PCA + z.float_work + 2 * z.scores
+        pca = int(8 * z.genes**2 * (_SPLIT * z.lanes + 3)) + z.lanes * _TILE_ROWS * z.genes * 4
+    pca += int(1.5 * z.lanes * z.lane_block) + z.scores
     graph = base + _GRAPH + int(_RETAINED * pca) + z.scores
     after = graph + (0 if z.exact_search else _PYNNDESCENT) + z.edges * _EDGE_BYTES["later"] + _UMAP
     shards = min(140 * MIB + 90 * MIB * z.lanes, 3 * z.decoded)
     return {
         "convert": base + min(z.lanes * 2 * z.lane_block, z.float_work) + shards,
-        "qc": base + int(1.4 * z.lanes * z.lane_block) + z.lanes * 24 * n_vars,
-        "filter": base + z.float_work + z.lanes * 24 * n_vars,
-        "normalize": base + (z.float_work if s.normalize.target_sum is None else z.lane_block),
-        "hvg": base + _HVG + z.float_work + z.lanes * 48 * n_vars * batches,
-        "pca": base + pca,
+        "qc": seen + int(1.5 * z.lanes * z.lane_block) + z.lanes * 24 * n_vars,
+        "filter": seen + int(1.6 * z.lanes * z.lane_block) + z.lanes * 24 * n_vars,
+        "normalize": seen + int(1.5 * z.lanes * z.lane_block),
+        "hvg": seen + _HVG + int(1.5 * z.lanes * z.lane_block) + z.lanes * 56 * n_vars * batches,
+        "pca": base + _AFTER_QC + 30 * z.n_obs + pca,
         "neighbors": graph
         + 2 * z.scores
         + z.edges * _EDGE_BYTES["neighbors"]
         + (0 if z.exact_search else _PYNNDESCENT),
         "leiden": after - _UMAP + _LEIDEN + z.edges * (_EDGE_BYTES["leiden"] - _EDGE_BYTES["later"]),
-        "umap": after,
+        "umap": after + _LAYOUT,
         "markers": after + int(1.4 * z.lanes * z.lane_block) + z.lanes * 24 * n_vars * _GROUPS,
         "write": after + (0 if s.write.x == "none" else shards),
         "figures": after + min(_FIGURES, 40 * MIB + z.decoded),

@@ -95,9 +95,9 @@ def test_plan__blocks_shrink_to_the_budget() -> None:
     facts = replace(SMALL, shape=(50_000, 20_000), n_nonzeros=100_000_000)
     free = of(facts)
     assert free.block_bytes == 48 * MIB
-    tight = of(facts, memory=free.peak_bytes - 50 * MIB)
+    tight = of(facts, memory=free.peak_bytes - 20 * MIB)
     assert tight.block_bytes < free.block_bytes
-    assert tight.peak_bytes <= free.peak_bytes - 50 * MIB
+    assert tight.peak_bytes <= free.peak_bytes - 20 * MIB
     assert tight.total_bytes == free.total_bytes
 
 
@@ -153,7 +153,7 @@ def assert_holds(source: Path, report: dict[str, Any], settings: dict[str, Any])
     for s in report["stages"]:
         st = planned[s["name"]]
         ratio = st.peak_bytes / s["peak_rss_bytes"]
-        assert 1 <= ratio <= 2, (
+        assert 1 <= ratio <= 1.25, (
             f"{st.name}: planned {st.peak_bytes / MIB:.0f}, measured {s['peak_rss_bytes'] / MIB:.0f} MiB"
         )
         assert s["passes"] <= st.passes + 1e-6, st.name
