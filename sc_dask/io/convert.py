@@ -82,9 +82,9 @@ def convert(
     The lazily opened result. Names and columns equal those of anndata's or scanpy's reader of the format; so do
     the values, and whole numbers are stored in the smallest exact integer type.
 
-    Passes: 1 over each matrix, and 1 more to count where rows are not known (columns were picked, loom) or whole
-    numbers come close to a type's limits; the result is read back as it is written. Memory: a shard and a block per
-    worker. Disk, for text: the matrix uncompressed, twice, until the end.
+    Passes: 1 over each matrix, and 1 more to count where rows are not known (columns were picked) or whole numbers
+    come close to a type's limits; the result is read back as it is written. Memory: a shard and a block per
+    worker. Disk: text twice, loom once uncompressed, until the end.
 
     Raises
     ------

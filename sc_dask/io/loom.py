@@ -45,6 +45,11 @@ class LoomSource:
         return True
 
     @property
+    def read_once(self) -> bool:
+        """Setting rows aside is cheaper than reading them again: their zeros are stored too, and h5py has one lock."""
+        return True
+
+    @property
     def token(self) -> str:
         return tokenize(type(self).__name__, self.location.url, self.path, self.stamp, str(self.dtype))
 

@@ -211,18 +211,28 @@ def write_matrix(
     encoding
         ``"csc_matrix"`` when ``x`` is the transpose of the matrix that is meant.
 
-    Passes: 1, and 1 more where `sc_dask.io.counts` has to count. Memory: a worker holds a shard and a block.
+    Passes: 1, and 1 more where `sc_dask.io.counts` has to count; a source that says ``read_once``, and a Dask graph
+    made elsewhere, are read once and set aside. Memory: a worker holds a shard and a block.
     """
     wanted = _Wanted(path, shard_bytes, encoding, resume, check)
     how: dict[str, Any] = {"narrow": narrow, "fractions": np.dtype(fractions or x.dtype)}
-    if isinstance(x.expr.source, ForeignSource):
-        aside = beside(location, f"spill-{path.replace('/', '-')}")
-        try:
+    foreign = isinstance(x.expr.source, ForeignSource)
+    once = foreign or getattr(x.expr.source, "read_once", False)
+    begun = _begun(x, location, path) if resume and not foreign else None
+    aside = beside(location, f"spill-{path.replace('/', '-')}")
+    try:
+        if once and begun is None:
             x = spilled(x, aside)
-            return _write(x, location, forecast(x, **how), wanted)
-        finally:
+        return _write_twice(x, location, begun, how, wanted)
+    finally:
+        if once:
             remove(aside)
-    begun = _begun(x, location, path) if resume else None
+
+
+def _write_twice(
+    x: RowBlocks, location: Location, begun: Forecast | None, how: dict[str, Any], wanted: _Wanted
+) -> Written:
+    """Write a matrix as it is forecast, and where that was wrong, as it was counted."""
     try:
         return _write(x, location, begun or forecast(x, **how), replace(wanted, resume=begun is not None))
     except _ForecastError:
@@ -230,7 +240,8 @@ def write_matrix(
     try:
         return _write(x, location, told, replace(wanted, resume=False))
     except _ForecastError as e:
-        raise StoreError(f"{path} had other values when it was read again", "a source that stays as it is") from e
+        found = f"{wanted.path} had other values when it was read again"
+        raise StoreError(found, "a source that stays as it is") from e
 
 
 def _begun(x: RowBlocks, location: Location, path: str) -> Forecast | None:

@@ -158,4 +158,4 @@ def test_convert__every_kind_killed_and_begun_again(
         (codec,) = json.loads((array / "zarr.json").read_text())["codecs"]
         assert codec["name"] == "sharding_indexed"
         assert [c["name"] for c in codec["configuration"]["codecs"]] == ["bytes", "blosc", "crc32c"]
-    assert not list(killed.glob(f".{name}.zarr*"))
+    assert not list(killed.glob(f".*{name}.zarr*"))

@@ -71,3 +71,18 @@ def test_loom__damaged(path: Path, tmp_path: Path) -> None:
         f["layers/ratio"] = np.zeros((3, 3))
     with pytest.raises(FormatError, match="layers/ratio"):
         sd.convert(path, tmp_path / "a.zarr")
+
+
+def test_convert__reads_each_cell_once(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cells: dict[str, list[int]] = {}
+    read = loom.LoomSource.read
+
+    def counting(source: loom.LoomSource, start: int, stop: int) -> object:
+        cells.setdefault(source.path, []).extend(range(start, stop))
+        return read(source, start, stop)
+
+    monkeypatch.setattr(loom.LoomSource, "read", counting)
+    sd.convert(path, tmp_path / "a.zarr", block_bytes=4 * N_VARS * 7, shard_bytes=4000)
+    assert sorted(cells) == ["layers/ratio", "layers/spliced", "matrix"]
+    assert sorted(cells["matrix"]) == sorted(cells["layers/ratio"]) == list(range(N_OBS))
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.loom", "a.zarr"]  # nothing set aside is left
