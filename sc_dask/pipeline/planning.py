@@ -23,16 +23,17 @@ MIB = 2**20
 MIN_BLOCK_BYTES = 2 * MIB
 # What the process holds beside data: libraries, code that has yet to be compiled (numba's cache is empty), what reading
 # text or other formats adds, and what each stage's own libraries and compiled code add. Measured with the cache full.
-_BASE = 285 * MIB
+_BASE = 312 * MIB
 _COMPILING = 130 * MIB
-_CONVERTED, _HVG, _GRAPH, _PYNNDESCENT, _LEIDEN, _UMAP, _FIGURES = (n * MIB for n in (40, 35, 130, 250, 40, 130, 140))
-_LAYOUT = 130 * MIB  # umap-learn while it works
+_CONVERTED, _HVG, _GRAPH, _PYNNDESCENT, _LEIDEN, _UMAP, _FIGURES = (n * MIB for n in (75, 35, 85, 250, 40, 60, 140))
+_FILTER = 15 * MIB
+_INDEX = 95 * MIB  # of pynndescent while it is built
 _AFTER_QC = 20 * MIB  # what QC and HVG leave behind
 _RETAINED = 0.35  # of what PCA took, the allocator gives back later or never
 _CELL_BYTES = 130  # obs with its names
 _QC_CELL_BYTES = 180  # QC columns while they are made and while cells are filtered
-_EDGE_BYTES = {"neighbors": 40, "leiden": 150, "later": 60}  # of a neighbour and cell, both directions
-_GENES = 3000  # that cut-offs choose, before they are known
+_EDGE_BYTES = {"neighbors": 52, "leiden": 225, "later": 72, "umap": 107}  # of a neighbour and cell, both directions
+_GENES = 2000  # that cut-offs choose, before they are known
 _GROUPS = 30  # clusters, likewise
 _TILE_ROWS = 1024  # of the Gram matrix's dense tiles
 _SPLIT = 0.8  # of a Gram matrix's room is what one of frequent and rare genes takes
@@ -115,28 +116,29 @@ def _peaks(facts: Info, s: Settings, z: _Sizes) -> dict[str, int]:
     seen = base + _QC_CELL_BYTES * z.n_obs
     batches = 8 if s.hvg.batch_key else 1
     if s.pca.svd_solver == "randomized":
-        pca = 8 * z.genes * ((s.pca.n_comps or 50) + 20) * 2 * (z.lanes + 1)
+        pca = 8 * z.genes * min(9 * max(s.pca.n_comps or 50, 50), z.genes) * (z.lanes + 6)
     elif s.pca.svd_solver == "incremental":
-        pca = 8 * z.genes * (1000 + 3 * (s.pca.n_comps or 50))
+        kept = min(8 * max(s.pca.n_comps or 50, 50), 1000)
+        pca = 8 * z.genes * (1000 + 3 * kept) + 16 * min(1000 + kept, z.genes) ** 2
     else:
         pca = int(8 * z.genes**2 * (_SPLIT * z.lanes + 3)) + z.lanes * _TILE_ROWS * z.genes * 4
-    pca += int(1.5 * z.lanes * z.lane_block) + z.scores
+    pca += int(2.4 * z.lanes * z.lane_block) + z.scores  # a block, and what is left of it when cells were dropped
     graph = base + _GRAPH + int(_RETAINED * pca) + z.scores
     after = graph + (0 if z.exact_search else _PYNNDESCENT) + z.edges * _EDGE_BYTES["later"] + _UMAP
     shards = min(140 * MIB + 90 * MIB * z.lanes, 3 * z.decoded)
     return {
         "convert": base + min(z.lanes * 2 * z.lane_block, z.float_work) + shards,
         "qc": seen + int(1.5 * z.lanes * z.lane_block) + z.lanes * 24 * n_vars,
-        "filter": seen + int(1.6 * z.lanes * z.lane_block) + z.lanes * 24 * n_vars,
+        "filter": seen + _FILTER + int(2.1 * z.lanes * z.lane_block) + z.lanes * 24 * n_vars,
         "normalize": seen + int(1.5 * z.lanes * z.lane_block),
         "hvg": seen + _HVG + int(1.5 * z.lanes * z.lane_block) + z.lanes * 56 * n_vars * batches,
         "pca": base + _AFTER_QC + 30 * z.n_obs + pca,
         "neighbors": graph
         + 2 * z.scores
         + z.edges * _EDGE_BYTES["neighbors"]
-        + (0 if z.exact_search else _PYNNDESCENT),
+        + (0 if z.exact_search else _PYNNDESCENT + _INDEX),
         "leiden": after - _UMAP + _LEIDEN + z.edges * (_EDGE_BYTES["leiden"] - _EDGE_BYTES["later"]),
-        "umap": after + _LAYOUT,
+        "umap": after + z.edges * _EDGE_BYTES["umap"],
         "markers": after + int(1.4 * z.lanes * z.lane_block) + z.lanes * 24 * n_vars * _GROUPS,
         "write": after + (0 if s.write.x == "none" else shards),
         "figures": after + min(_FIGURES, 40 * MIB + z.decoded),
@@ -153,7 +155,7 @@ def _stages(facts: Info, s: Settings, block: int, threads: int, n_genes: int | N
         "filter": int(s.filter.min_cells is not None),
         "normalize": int(s.normalize.target_sum is None),
         "hvg": 2 if s.hvg.flavor.startswith("seurat_v3") else 1,
-        "pca": 4 if s.pca.svd_solver == "randomized" else 1,
+        "pca": 1,
         "markers": 1,
         "write": 0 if s.write.x == "none" else 2,
     }

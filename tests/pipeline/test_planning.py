@@ -53,7 +53,7 @@ def test_plan__passes_bytes_and_tasks() -> None:
     [
         ({"normalize": {"target_sum": None}}, "normalize", 1),
         ({"hvg": {"flavor": "seurat_v3"}}, "hvg", 2),
-        ({"pca": {"svd_solver": "randomized"}}, "pca", 4),
+        ({"pca": {"svd_solver": "randomized"}}, "pca", 1),
         ({"filter": {"min_cells": None}}, "filter", 0),
         ({"write": {"x": "none"}}, "write", 0),
     ],
@@ -77,12 +77,13 @@ def test_plan__a_conversion_is_a_stage() -> None:
 def test_plan__what_costs_memory() -> None:
     base = peaks(of())
     assert peaks(of(threads=8))["pca"] > base["pca"]
-    assert peaks(of(hvg={"n_top_genes": 10_000}))["pca"] - base["pca"] > 2 * 8 * (10_000**2 - 3_000**2)
+    assert peaks(of(hvg={"n_top_genes": 10_000}))["pca"] - base["pca"] > 3 * 8 * (10_000**2 - 2_000**2)
     assert peaks(of(hvg={"n_top_genes": 500}))["pca"] < base["pca"]
     assert peaks(of(neighbors={"n_neighbors": 50}))["leiden"] > base["leiden"] + 1_000_000 * 70 * 100
     assert peaks(of(replace(ATLAS, shape=(2_000_000, 30_000))))["umap"] > base["umap"] + GIB
     assert peaks(of(replace(ATLAS, n_nonzeros=20_000_000_000))) == base  # X is never in memory
-    assert peaks(of(pca={"svd_solver": "randomized"}, hvg={"n_top_genes": 20_000}))["pca"] < base["pca"]
+    many = {"n_top_genes": 20_000}
+    assert peaks(of(pca={"svd_solver": "randomized"}, hvg=many))["pca"] < peaks(of(hvg=many))["pca"] - 5 * GIB
 
 
 def test_plan__n_genes_once_they_are_known() -> None:
