@@ -9,5 +9,5 @@ from sc_dask.kernels import gram
 
 def are_compiled() -> bool:
     """Tell whether an earlier process has left the machine code of the largest kernels, which then is only loaded."""
-    folder = Path(gram._multiply.stats.cache_path)
-    return any(folder.glob("gram._multiply-*.nbi"))
+    folder = gram._multiply.stats.cache_path
+    return folder is not None and any(Path(folder).glob("gram._multiply-*.nbi"))
