@@ -117,7 +117,7 @@ def forecast(x: RowBlocks, *, narrow: bool, fractions: np.dtype[Any]) -> Forecas
     """
     row_nnz = known_row_nnz(x)
     known = getattr(x.expr.source, "counts", None)
-    if known is not None and not x.expr.steps and x.expr.rows is None:  # an X that was set aside
+    if isinstance(known, Counts) and not x.expr.steps and x.expr.rows is None:  # an X that was set aside
         return _of_counts(known, x, narrow, fractions)
     if x.expr.is_sparse and row_nnz is None:
         return counted(x, narrow=narrow, fractions=fractions)
