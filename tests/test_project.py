@@ -124,7 +124,8 @@ def test_project__every_import_of_ours_is_declared() -> None:
     def modules(dependencies: list[str]) -> set[str]:
         return {named.get(n, n) for n in (Requirement(d).name for d in dependencies)}
 
-    core, extra = modules(project["dependencies"]), modules(project["optional-dependencies"]["test"])
+    extras = project["optional-dependencies"]
+    core, extra = modules(project["dependencies"] + extras["fast"]), modules(extras["test"])
     for path in (ROOT / "sc_dask").rglob("*.py"):
         used: set[str] = set()
         for node in ast.walk(ast.parse(path.read_text())):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
@@ -37,6 +38,7 @@ EXACT_BELOW_OTHERWISE = 4096
 N_SAMPLE = 1000
 # Multiples of scanpy's neighbours held while building, trees and rounds; the first of them raises the recall most.
 EFFORTS = (1.0, 1.5, 3.0)
+_ROWS_AT_ONCE = 256
 _WORKING_MEMORY_MIB = 256
 _NO_KWDS: Mapping[str, Any] = MappingProxyType({})
 
@@ -146,15 +148,28 @@ def exact(
     from sklearn.neighbors import NearestNeighbors
     from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
+    together = metric == "euclidean"  # scikit-learn's own threads; others it cuts by their number, which shows in BLAS
     search = NearestNeighbors(
         n_neighbors=n_neighbors,
         algorithm="brute",
         metric=metric,
         p=metric_kwds.get("p", 2),
-        n_jobs=n_jobs,
-    )
-    with config_context(working_memory=_WORKING_MEMORY_MIB), threadpool_limits(n_jobs):
-        distances, indices = search.fit(x).kneighbors(x if rows is None else x[rows])
+        n_jobs=n_jobs if together else 1,
+    ).fit(x)
+    wanted = x if rows is None else x[rows]
+
+    def nearest(part: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+        with config_context(working_memory=_WORKING_MEMORY_MIB):
+            return search.kneighbors(part)
+
+    if together:
+        with threadpool_limits(n_jobs):
+            distances, indices = nearest(wanted)
+    else:
+        parts = [wanted[i : i + _ROWS_AT_ONCE] for i in range(0, len(wanted), _ROWS_AT_ONCE)]
+        with threadpool_limits(1), ThreadPoolExecutor(n_jobs) as pool:
+            found = list(pool.map(nearest, parts))
+        distances, indices = (np.concatenate([f[i] for f in found]) for i in range(2))
     own = np.arange(x.shape[0]) if rows is None else rows
     return _self_first(indices.astype(np.int32), distances.astype(np.float32), own)
 

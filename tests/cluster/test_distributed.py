@@ -268,7 +268,7 @@ def test_graph_stages__on_a_worker_as_here(client: Any) -> None:
 
 def pass_graph(x: RowBlocks, rows: tuple[np.ndarray, ...]) -> dict[Any, Any]:
     lazy = reduce_rows(ROWS, x, *rows)
-    outputs = run._Outputs(((lazy.kernel, lazy.kind, {}),))
+    outputs = run._Outputs(((lazy.kernel, lazy.kind, {}),), (0,), False, x.expr.bounds, (None,))
     return run._pass_graph("pass", x, outputs, [lazy.rows], 4)
 
 

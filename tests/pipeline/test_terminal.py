@@ -57,7 +57,7 @@ def test_terminal__bars_with_stage_pass_rate_and_time_left(store: Path, tmp_path
     assert re.search(r"convert: \w+ \(pass \d\)", drawn)
     assert re.search(r"\d+/\d+ blocks", drawn)
     plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", drawn)
-    assert re.search(r"convert +\d+\.\d s +\d passes +\d+ [KM]iB read +\d+ MiB memory", plain)
+    assert re.search(r"convert +\d+\.\d s +\d pass(es)? +\d+ [KM]iB read +\d+ MiB memory", plain)
     assert plain.splitlines()[-1] == f"{out}: 420 cells x 300 genes"
 
 
