@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 
 from sc_dask.kernels.csr import Block, to_dense
 
+_ROWS = 256
+
 
 @dataclass(frozen=True)
 class IncrementalState:
@@ -32,45 +34,72 @@ def start(p: int) -> IncrementalState:
     return IncrementalState(0, np.zeros(p), np.zeros(p), np.zeros((0, p)))
 
 
-def update(state: IncrementalState, block: Block, n_comps: int, tile_rows: int) -> IncrementalState:
+def update(state: IncrementalState, block: Block, n_kept: int, tile_rows: int) -> IncrementalState:
     """Return the state with the rows of a block added, ``tile_rows`` at a time; the mean is updated exactly.
 
-    Memory: ``8 (tile_rows + n_comps) (p + tile_rows)`` bytes.
+    Parameters
+    ----------
+    state, block
+        Rows so far, and those that follow (n_obs x p).
+    n_kept
+        Components carried from tile to tile: the more, the less is lost.
+    tile_rows
+        Rows of a tile.
+
+    Memory: ``8 (tile_rows + 3 n_kept) p`` bytes and ``16 min(tile_rows + n_kept, p)^2``.
     """
     at = 0
     while block.shape[0] - at >= (missing := tile_rows - sum(h.shape[0] for h in state.held)):
-        state = _add(state, _tile([*state.held, block[at : at + missing]]), n_comps)
+        state = _add(state, [*state.held, block[at : at + missing]], n_kept)
         at += missing
     return replace(state, held=(*state.held, block[at:].copy())) if at < block.shape[0] else state
 
 
-def finish(state: IncrementalState, n_comps: int) -> IncrementalState:
+def finish(state: IncrementalState, n_kept: int) -> IncrementalState:
     """Return the state with the rows added that were too few for a tile."""
-    return _add(state, _tile(state.held), n_comps) if state.held else state
+    return _add(state, state.held, n_kept) if state.held else state
 
 
-def _tile(parts: Sequence[Block]) -> NDArray[np.float64]:
-    return np.concatenate([to_dense(b, np.float64) if sp.issparse(b) else np.array(b, np.float64) for b in parts])
+def _fill(tile: NDArray[np.float64], parts: Sequence[Block]) -> None:
+    """Copy rows into a tile, some at a time: no second tile is made."""
+    at = 0
+    for part in parts:
+        for start in range(0, part.shape[0], _ROWS):
+            piece = part[start : start + _ROWS]
+            tile[at : at + piece.shape[0]] = to_dense(piece) if sp.issparse(piece) else piece
+            at += piece.shape[0]
 
 
-def _add(state: IncrementalState, tile: NDArray[np.float64], n_comps: int) -> IncrementalState:
-    b, n = len(tile), state.n
+def _add(state: IncrementalState, parts: Sequence[Block], n_kept: int) -> IncrementalState:
+    n, b, (k, p) = state.n, sum(part.shape[0] for part in parts), state.scaled.shape
+    total = n + b
+    stacked = np.empty((k + b + bool(n), p))
+    stacked[:k], tile = state.scaled, stacked[k : k + b]
+    _fill(tile, parts)
     tile_mean = tile.mean(axis=0)
     tile -= tile_mean
     delta = tile_mean - state.mean
-    total = n + b
-    m2 = state.m2 + (tile**2).sum(axis=0) + delta**2 * (n * b / total)
+    if n:
+        stacked[-1] = np.sqrt(n * b / total) * delta
+    m2 = state.m2 + np.einsum("ij,ij->j", tile, tile) + delta**2 * (n * b / total)
     mean = state.mean + delta * (b / total)
     if not np.isfinite(m2).all():  # no eigenvectors: the caller sees it at the end
-        return IncrementalState(total, mean, m2, np.full((1, len(mean)), np.nan))
-    rows = [state.scaled, tile]
-    if n:
-        rows.append((np.sqrt(n * b / total) * delta)[None, :])
-    stacked = np.concatenate(rows)
-    # the left singular vectors from the small Gram matrix: many times faster than an SVD of the wide one
-    values, left = scipy.linalg.eigh(stacked @ stacked.T)
-    top = np.argsort(values)[::-1][:n_comps]
-    return IncrementalState(total, mean, m2, left[:, top].T @ stacked)
+        return IncrementalState(total, mean, m2, np.full((1, p), np.nan))
+    return IncrementalState(total, mean, m2, _compressed(stacked, n_kept))
+
+
+def _compressed(x: NDArray[np.float64], k: int) -> NDArray[np.float64]:
+    """Return the k leading right singular vectors of x times their singular values.
+
+    From the smaller Gram matrix: many times faster than an SVD of x itself.
+    """
+    rows, p = x.shape
+    size = min(rows, p)
+    top = [max(size - k, 0), size - 1]
+    if rows <= p:
+        return scipy.linalg.eigh(x @ x.T, subset_by_index=top, overwrite_a=True)[1][:, ::-1].T @ x
+    values, vectors = scipy.linalg.eigh(x.T @ x, subset_by_index=top, overwrite_a=True)
+    return np.sqrt(np.maximum(values, 0))[::-1, None] * vectors[:, ::-1].T
 
 
 def components(state: IncrementalState) -> tuple[NDArray[np.float64], NDArray[np.float64], float]:

@@ -56,7 +56,8 @@ def pca(
         False: a truncated SVD of X as it is.
     svd_solver
         ``gram`` (the default; exact, up to some 10,000 genes; scanpy's ``arpack``, ``covariance_eigh`` and
-        ``full`` are exact too and mean the same here), ``randomized`` or ``incremental`` (any number of genes).
+        ``full`` are exact too and mean the same here), ``randomized`` (any number of genes, nearly exact) or
+        ``incremental`` (any number of genes, close in the leading components).
     chunked, chunk_size
         scanpy's words for ``incremental`` and its tile of cells (1,000 if None).
     random_state
@@ -79,8 +80,10 @@ def pca(
     obsm ``X_pca`` (n_obs, n_comps), varm ``PCs`` (n_vars, n_comps; zero for unused genes), uns ``pca`` with ``params``,
     ``variance`` and ``variance_ratio``.
 
-    Passes: ``gram`` 1 (2 on a cluster without a shared work-dir), ``randomized`` 4, ``incremental`` 1 (2).
-    Memory: ``gram`` 8 n_genes^2 bytes a thread; one block a thread; 4 bytes per cell and component.
+    Passes: 1; on a cluster without a shared work-dir ``gram`` and ``incremental`` 2, ``randomized`` 4.
+    Memory: ``gram`` 8 n_genes^2 bytes a thread; ``randomized`` 72 n_genes c bytes a thread and 430 n_genes c once,
+    ``incremental`` 8 n_genes (chunk_size + 24 c) bytes, with c = max(n_comps, 50); one block a thread; 4 bytes per
+    cell and component.
 
     Raises
     ------

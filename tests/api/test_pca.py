@@ -95,6 +95,26 @@ def test_pca__other_solvers_find_the_same(options: dict[str, Any]) -> None:
     assert adata.obsm["other"].dtype == np.float64
 
 
+@pytest.mark.parametrize(
+    ("options", "zero_center"),
+    [({"chunked": True}, True), ({"svd_solver": "randomized"}, True), ({"svd_solver": "randomized"}, False)],
+    ids=str,
+)
+def test_pca__other_solvers_on_a_flat_tail(options: dict[str, Any], zero_center: bool) -> None:
+    """Counts of few kinds of cell: a few large variances, then noise of nearly the same variance everywhere."""
+    rng = np.random.default_rng(0)
+    kinds = np.exp(rng.normal(0, 0.7, (12, 1000)))[rng.integers(0, 12, 1300)]
+    adata = lazy(ad.AnnData(np.log1p(rng.poisson(kinds)).astype(np.float32)), 3)
+    sd.pp.pca(adata, n_comps=15, zero_center=zero_center)
+    sd.pp.pca(adata, n_comps=15, zero_center=zero_center, key_added="other", **options)
+    cosines = np.abs((adata.varm["PCs"] * adata.varm["other"]).sum(axis=0))
+    assert cosines[:11].min() > 0.9999  # what kinds differ in
+    assert cosines.min() > (0.999 if "svd_solver" in options else 0.9)
+    for c in ("variance", "variance_ratio"):
+        rtol = 1e-4 if "svd_solver" in options else 1e-2
+        np.testing.assert_allclose(adata.uns["other"][c], adata.uns["pca"][c], rtol=rtol)
+
+
 def test_pca__a_layer_a_view_and_a_copy() -> None:
     adata = lazy(logged())
     adata.layers["twice"] = logged().X * 2

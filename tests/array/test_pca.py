@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 
-from sc_dask.array import pca, run
+from sc_dask.array import incremental, pca, run, stage
 from sc_dask.array.blocks import fold_rows
 from sc_dask.errors import InputError
 from sc_dask.testing import lazy, source_of
@@ -76,14 +76,176 @@ def test_randomized__finds_strong_directions(kind: str, center: bool) -> None:
     data = low_rank()
     x = lazy(KINDS[kind](data), 5)
     assert_pca(pca.randomized(x, K, zero_center=center), data, center, tol=1e-4)
-    assert source_of(x).passes == 4
+    assert source_of(x).passes == 1
+
+
+def known_spectrum(n_obs: int, variances: np.ndarray, seed: int = 0) -> np.ndarray:
+    """Return cells whose sample covariance has exactly these eigenvalues, about a mean far from 0."""
+    rng = np.random.default_rng(seed)
+    u = rng.normal(size=(n_obs, len(variances)))
+    u = np.linalg.qr(u - u.mean(axis=0))[0]
+    v = np.linalg.qr(rng.normal(size=(len(variances),) * 2))[0]
+    return (u * np.sqrt(variances * (n_obs - 1))) @ v.T + rng.uniform(0, 5, len(variances))
+
+
+def flat_tail(n: int) -> np.ndarray:
+    """Return variances like those of genes: a few large ones, then ever more that hardly differ."""
+    return 30 / np.arange(1, n + 1) ** 1.5 + 1.3 * np.exp(-np.arange(n) / 150)
+
+
+def assert_close(found: pca.PCA, exact: pca.PCA, cosine: float, rtol: float, n_first: int = 20) -> None:
+    cosines = np.abs((found.components * exact.components).sum(axis=1))
+    assert cosines[:n_first].min() > cosine
+    np.testing.assert_allclose(found.variance, exact.variance, rtol=rtol)
+    np.testing.assert_allclose(found.variance_ratio, exact.variance_ratio, rtol=rtol)
+
+
+def assert_orthonormal(found: pca.PCA, tol: float = 1e-9) -> None:
+    k = len(found.components)
+    np.testing.assert_allclose(found.components @ found.components.T, np.eye(k), atol=tol)
+
+
+@pytest.mark.parametrize("center", [True, False])
+def test_randomized__a_flat_tail(center: bool) -> None:
+    variances = flat_tail(1000)
+    x = lazy(known_spectrum(1500, variances), 4)
+    found = pca.randomized(x, 50, zero_center=center, dtype=np.float64)
+    assert_close(found, pca.exact(x, 50, zero_center=center), cosine=0.9999, rtol=1e-4)
+    if center:
+        np.testing.assert_allclose(found.variance, variances[:50], rtol=1e-4)
+        np.testing.assert_allclose(found.variance_ratio, variances[:50] / variances.sum(), rtol=1e-4)
+        covariance = np.cov(found.scores.T)  # the scores are those of the variances, and uncorrelated
+        np.testing.assert_allclose(covariance, np.diag(found.variance), atol=1e-9 * variances[0])
+    assert_orthonormal(found)
+
+
+@pytest.mark.parametrize(("n_obs", "n_vars", "passes"), [(1000, 950, 4), (500, 950, 3), (100, 950, 2), (600, 450, 2)])
+def test_randomized__passes_where_nothing_can_be_laid_aside(
+    n_obs: int, n_vars: int, passes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stage, "possible", lambda x: False)
+    data = low_rank(n_obs, n_vars, noise=0.1)
+    x = lazy(data, 3)
+    found = pca.randomized(x, 4)
+    assert source_of(x).passes == passes
+    assert_pca(found, data, True, tol=1e-4)
+
+
+def test_randomized__60_000_genes() -> None:
+    data = sp.random(150, 60_000, density=0.01, format="csr", dtype=np.float32, random_state=0)
+    data[:60] *= 3
+    found = pca.randomized(lazy(data), 5, dtype=np.float64)
+    dense = data.toarray().astype(np.float64)
+    dense -= dense.mean(axis=0)
+    values, left = np.linalg.eigh(dense @ dense.T)
+    np.testing.assert_allclose(found.variance, values[::-1][:5] / 149, rtol=1e-9)
+    np.testing.assert_allclose(found.variance_ratio, values[::-1][:5] / values.sum(), rtol=1e-9)
+    turned = np.abs((left[:, ::-1][:, :5] * found.scores).sum(axis=0)) / np.linalg.norm(found.scores, axis=0)
+    np.testing.assert_allclose(turned, 1, rtol=1e-4)
 
 
 def test_randomized__a_seed_is_a_result() -> None:
-    data = low_rank(noise=1.0)
-    one, same, other = (pca.randomized(lazy(data), 3, random_state=seed) for seed in (1, 1, 2))
+    data = known_spectrum(1200, flat_tail(1000))
+    one, same, other = (pca.randomized(lazy(data), 20, random_state=seed) for seed in (1, 1, 2))
     np.testing.assert_array_equal(one.scores, same.scores)
     assert (one.scores != other.scores).any()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("cut", [[0, 1200], [0, 1, 2, 31, 31, 90, 1200], list(range(0, 1201, 12))], ids=len)
+def test_randomized__blocks_do_not_matter(kind: str, cut: list[int]) -> None:
+    data = known_spectrum(1200, flat_tail(1000))
+    expected = pca.randomized(lazy(data, 4), 10, dtype=np.float64)
+    found = pca.randomized(lazy(KINDS[kind](data), bounds=cut), 10, dtype=np.float64)
+    np.testing.assert_allclose(found.components, expected.components, atol=1e-8)
+    np.testing.assert_allclose(found.scores, expected.scores, atol=1e-7)
+    np.testing.assert_allclose(found.variance, expected.variance, rtol=1e-10)
+
+
+def test_randomized__a_large_mean_costs_no_digits() -> None:
+    data = known_spectrum(1200, flat_tail(1000))
+    near, far = (pca.randomized(lazy(x), 5, dtype=np.float64) for x in (data, data + 1e6))
+    np.testing.assert_allclose(far.variance, near.variance, rtol=1e-7)
+    np.testing.assert_allclose(far.variance_ratio, near.variance_ratio, rtol=1e-7)
+    np.testing.assert_allclose(far.components, near.components, atol=1e-5)
+
+
+APPROXIMATE = {"randomized": {}, "incremental": {"chunk_size": 50}}
+
+
+@pytest.mark.parametrize("solver", APPROXIMATE)
+@pytest.mark.parametrize("shape", [(30, 8), (8, 30), (9, 9), (120, 3), (2, 50)], ids=str)
+def test_approximate__as_many_components_as_there_can_be(solver: str, shape: tuple[int, int]) -> None:
+    data = np.random.default_rng(0).poisson(2.0, shape).astype(np.float32)
+    k = min(shape)
+    found = pca.SOLVERS[solver](lazy(data, 2), k, dtype=np.float64, **APPROXIMATE[solver])
+    _, _, variance = by_svd(data, k, True)
+    np.testing.assert_allclose(found.variance, variance, rtol=1e-9, atol=1e-12 * variance[0])
+    assert_orthonormal(found)
+    np.testing.assert_allclose(found.variance_ratio.sum(), 1)
+
+
+@pytest.mark.parametrize("solver", APPROXIMATE)
+def test_approximate__fewer_directions_than_components(solver: str) -> None:
+    rng = np.random.default_rng(0)
+    data = np.repeat(rng.normal(size=(2, 40)), 50, axis=0) + np.ones(40)  # two kinds of cell
+    data[:, 10:20] = data[:, :10]  # the same gene twice
+    data[:, 30] = 7
+    found = pca.SOLVERS[solver](lazy(data, 3), 4, dtype=np.float64, **APPROXIMATE[solver])
+    scores, _, variance = by_svd(data, 1, True)
+    np.testing.assert_allclose(found.variance, [variance[0], 0, 0, 0], atol=1e-9 * variance[0])
+    np.testing.assert_allclose(np.abs(found.scores[:, 0]), np.abs(scores[:, 0]))
+    np.testing.assert_allclose(found.scores[:, 1:], 0, atol=1e-6)
+    np.testing.assert_allclose(found.components[0, 30], 0, atol=1e-12)
+    assert_orthonormal(found)
+
+
+@pytest.mark.parametrize("solver", APPROXIMATE)
+def test_approximate__on_pbmc3k(solver: str, pbmc3k_filtered: Any) -> None:
+    import scanpy as sc
+
+    sc.pp.normalize_total(pbmc3k_filtered, target_sum=1e4)
+    sc.pp.log1p(pbmc3k_filtered)
+    sc.pp.highly_variable_genes(pbmc3k_filtered)
+    data = pbmc3k_filtered.X[:, pbmc3k_filtered.var["highly_variable"].to_numpy()].tocsr()
+    exact = pca.exact(lazy(data, 3), 50)
+    found = pca.SOLVERS[solver](lazy(data, 3), 50)
+    if solver == "randomized":
+        assert_close(found, exact, cosine=0.99999, rtol=5e-5)
+    else:
+        assert_close(found, exact, cosine=0.999, rtol=2e-3)
+        assert_closer_than_sklearn(found, exact, data, 1000)
+
+
+@pytest.mark.parametrize("solver", APPROXIMATE)
+def test_approximate__on_kang(solver: str, data_dir: Any) -> None:
+    import anndata as ad
+    import scanpy as sc
+
+    adata = ad.read_h5ad(data_dir / "kang" / "kang_12k_1287genes_counts.h5ad")
+    sc.pp.normalize_total(adata, target_sum=1e4)
+    sc.pp.log1p(adata)
+    data = sp.csr_matrix(adata.X[:6000])
+    exact = pca.exact(lazy(data, 3), 30)
+    found = pca.SOLVERS[solver](lazy(data, 3), 30)
+    if solver == "randomized":
+        assert_close(found, exact, cosine=0.9999, rtol=3e-4)
+    else:
+        assert_close(found, exact, cosine=0.99, rtol=1e-2)
+        assert_closer_than_sklearn(found, exact, data, 1000)
+
+
+def assert_closer_than_sklearn(found: pca.PCA, exact: pca.PCA, data: sp.csr_matrix, chunk_size: int) -> None:
+    from sklearn.decomposition import IncrementalPCA
+
+    k = len(exact.variance)
+    theirs = IncrementalPCA(k, batch_size=chunk_size).fit(data.toarray().astype(np.float64))
+    ours_cos, their_cos = (
+        np.abs((c * exact.components).sum(axis=1))[:20] for c in (found.components, theirs.components_)
+    )
+    assert ours_cos.min() > their_cos.min() and np.median(ours_cos) >= np.median(their_cos)
+    ours_off, their_off = (np.abs(v / exact.variance - 1) for v in (found.variance, theirs.explained_variance_))
+    assert (ours_off < their_off).all()
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -118,12 +280,46 @@ def test_incremental__a_tile_holds_more_cells_than_components() -> None:
         pca.incremental(lazy(low_rank()), 6, chunk_size=5)
 
 
+def test_incremental__a_flat_tail() -> None:
+    variances = flat_tail(1000)
+    x = lazy(known_spectrum(1500, variances), 4)
+    found, exact = pca.incremental(x, 30, chunk_size=500, dtype=np.float64), pca.exact(x, 30)
+    assert_close(found, exact, cosine=0.99, rtol=1e-2)
+    covariance = np.cov(found.scores.T)
+    np.testing.assert_allclose(covariance, np.diag(found.variance), atol=1e-9 * variances[0])
+    assert_orthonormal(found)
+
+
+def test_incremental__60_000_genes() -> None:
+    data = sp.random(300, 60_000, density=0.01, format="csr", dtype=np.float32, random_state=0)
+    data[:60] *= 3
+    found = pca.incremental(lazy(data), 5, chunk_size=120, dtype=np.float64)
+    dense = data.toarray().astype(np.float64)
+    dense -= dense.mean(axis=0)
+    values = np.linalg.eigvalsh(dense @ dense.T)[::-1]
+    np.testing.assert_allclose(found.variance, values[:5] / 299, rtol=0.1)
+    assert (found.variance <= values[:5] / 299 * (1 + 1e-9)).all()
+    np.testing.assert_allclose(found.variance_ratio, found.variance * 299 / values.sum())
+
+
+@pytest.mark.parametrize("scheduler", ["threads", "synchronous", "processes"])
+def test_approximate__any_scheduler_gives_the_same(scheduler: str) -> None:
+    data = known_spectrum(300, flat_tail(250))
+    with dask.config.set(scheduler="synchronous"):
+        expected = [pca.SOLVERS[s](lazy(data, 5), 10, dtype=np.float64, **o) for s, o in APPROXIMATE.items()]
+    with dask.config.set(scheduler=scheduler, num_workers=3):
+        found = [pca.SOLVERS[s](lazy(data, 5), 10, dtype=np.float64, **o) for s, o in APPROXIMATE.items()]
+    for a, b in zip(found, expected, strict=True):
+        np.testing.assert_allclose(a.components, b.components, atol=1e-9)
+        np.testing.assert_allclose(a.scores, b.scores, atol=1e-8)
+
+
 def test_fold__is_never_merged() -> None:
     with pytest.raises(AssertionError, match="one lane"):
-        pca.FOLD.merge(None, None)
+        incremental.FOLD.merge(None, None)
     x = lazy(low_rank(), 5)
     with dask.config.set(scheduler="threads", num_workers=4):
-        state: Any = run.compute(fold_rows(pca.FOLD, x, n_comps=3, tile_rows=40))
+        state: Any = run.compute(fold_rows(incremental.FOLD, x, n_kept=3, tile_rows=40))
     assert state.n == N_OBS
 
 

@@ -9,11 +9,11 @@ from sc_dask.kernels import incremental
 X = np.random.default_rng(0).poisson(1.0, (40, 9)).astype(np.float32) + np.arange(9, dtype=np.float32)
 
 
-def fitted(cut: list[int], tile_rows: int, n_comps: int = 9, kind: type | None = None) -> incremental.IncrementalState:
+def fitted(cut: list[int], tile_rows: int, n_kept: int = 9, kind: type | None = None) -> incremental.IncrementalState:
     state = incremental.start(9)
     for lo, hi in zip(cut, cut[1:], strict=False):
-        state = incremental.update(state, X[lo:hi] if kind is None else kind(X[lo:hi]), n_comps, tile_rows)
-    return incremental.finish(state, n_comps)
+        state = incremental.update(state, X[lo:hi] if kind is None else kind(X[lo:hi]), n_kept, tile_rows)
+    return incremental.finish(state, n_kept)
 
 
 @pytest.mark.parametrize("tile_rows", [1, 7, 40, 100])
@@ -35,6 +35,36 @@ def test_update__tiles_do_not_follow_blocks(kind: type | None) -> None:
         np.testing.assert_allclose(other.mean, X.mean(axis=0, dtype=np.float64))
         np.testing.assert_allclose(np.abs(other.scaled), np.abs(whole.scaled), atol=1e-9)
         np.testing.assert_allclose(other.m2, whole.m2)
+
+
+def test_update__what_is_kept_is_the_best_of_a_tile() -> None:
+    wide = np.random.default_rng(1).normal(size=(12, 30)) + 3
+    for x in (X.astype(np.float64), wide):  # the Gram matrix of the columns, and of the rows
+        state = incremental.update(incremental.start(x.shape[1]), x, 4, len(x))
+        _, s, vt = np.linalg.svd(x - x.mean(axis=0), full_matrices=False)
+        assert state.scaled.shape == (4, x.shape[1])
+        np.testing.assert_allclose(np.linalg.norm(state.scaled, axis=1), s[:4])
+        np.testing.assert_allclose(np.abs((state.scaled * vt[:4]).sum(axis=1)), s[:4])
+
+
+def test_update__carrying_more_loses_less() -> None:
+    x = np.random.default_rng(2).normal(size=(300, 60)) * 0.97 ** np.arange(60)
+    exact = np.linalg.svd(x - x.mean(axis=0))[1][:5] ** 2 / 299
+    lost = []
+    for n_kept in (5, 10, 20, 40):
+        state = incremental.finish(incremental.update(incremental.start(60), x, n_kept, 40), n_kept)
+        lost.append(1 - incremental.components(state)[1][:5] / exact)
+    assert all((a >= b).all() for a, b in zip(lost, lost[1:], strict=False))
+    assert (lost[0] > 0.05).any() and (lost[-1] < 0.02).all()
+
+
+def test_update__a_tile_is_filled_in_pieces() -> None:
+    x = np.random.default_rng(3).poisson(0.3, (700, 9)).astype(np.float32)
+    for kind in (np.asarray, sp.csr_matrix):
+        state = incremental.update(incremental.start(9), kind(x), 9, 700)
+        assert not state.held
+        np.testing.assert_allclose(state.mean, x.mean(axis=0, dtype=np.float64))
+        np.testing.assert_allclose(state.m2, x.var(axis=0, dtype=np.float64) * 700)
 
 
 def test_update__changes_neither_state_nor_block() -> None:

@@ -121,7 +121,7 @@ CASES = (
     Case(_HVG, 2, 2, counts, {"flavor": "seurat_v3_paper", "n_top_genes": 20, "batch_key": "batch", "span": 0.5}),
     Case(_PCA, 1, 2, logged, {"n_comps": 5}),
     Case(_PCA, 1, 2, logged, {"n_comps": 5, "zero_center": False, "key_added": "raw_pca", "mask_var": "picked"}),
-    Case(_PCA, 4, 4, logged, {"n_comps": 5, "svd_solver": "randomized"}),
+    Case(_PCA, 1, 2, logged, {"n_comps": 5, "svd_solver": "randomized"}),
     Case(_PCA, 1, 3, logged, {"n_comps": 5, "svd_solver": "incremental", "chunk_size": 20, "dtype": "float64"}),
     Case(_RANK, 1, 1, logged, {"groupby": "group"}),
     Case(_RANK, 1, 1, logged, {"groupby": "group", "reference": "b", "pts": True, "key_added": "vs_b"}),

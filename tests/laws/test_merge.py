@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import sc_dask.array
-from sc_dask.array import hvg, normalize, pca, qc
+from sc_dask.array import components, hvg, krylov, normalize, pca, qc
 from sc_dask.array.blocks import Reduction
 from sc_dask.testing import count_matrices, row_bounds
 
@@ -59,13 +59,17 @@ MERGES = {
     ),
     "hvg.CLIPPED": Merge(hvg.CLIPPED, groups, lambda x: {"clip": np.full((N_GROUPS, x.shape[1]), 2.5)}),
     "pca.GRAM": Merge(pca.GRAM, const=lambda x: {"dtype": np.float64}),
-    "pca.TIMES_GRAM": Merge(pca.TIMES_GRAM, const=lambda x: {"basis": basis(x)}),
-    "pca.SCORES": Merge(pca.SCORES, const=lambda x: {"basis": basis(x), "offset": np.array([1.0, -2.0])}, scans=True),
+    "krylov.TIMES_GRAM": Merge(krylov.TIMES_GRAM, const=lambda x: {"basis": basis(x)}),
+    "components.SCORES": Merge(
+        components.SCORES,
+        const=lambda x: {"basis": basis(x), "offset": np.array([1.0, -2.0]), "dtype": np.float64},
+        scans=True,
+    ),
     "normalize.ANY_CELL": Merge(
         normalize.ANY_CELL, lambda x: (np.asarray(x.sum(axis=1)).ravel(),), lambda x: {"max_fraction": 0.4}
     ),
 }
-SEQUENTIAL = {"pca.FOLD"}  # never merged: blocks come in their order
+SEQUENTIAL = {"incremental.FOLD"}  # never merged: blocks come in their order
 
 
 def flat(state: Any) -> list[np.ndarray]:

@@ -337,7 +337,7 @@ def test_run__old_clusters_as_batches(old: Path, tmp_path: Path) -> None:
             marks=pytest.mark.slow,
         ),
         ({"normalize": {"target_sum": None}}, {"normalize": 1, "hvg": 1}),
-        ({"pca": {"svd_solver": "randomized", "random_state": 5}}, {"pca": 4}),
+        ({"pca": {"svd_solver": "randomized", "random_state": 5}}, {"pca": 1}),
         ({"filter": {"min_genes": None, "min_cells": None}}, {"filter": 0}),
         ({"qc": {"mt_prefix": "gene_00", "percent_top": []}}, {"qc": 1}),
     ],
