@@ -8,7 +8,7 @@ import numpy as np
 
 from sc_dask.array import run, stage
 from sc_dask.array.blocks import Reduction, RowBlocks, fold_rows
-from sc_dask.array.components import PCA, finite, turned
+from sc_dask.array.components import PCA, finite, threads_for, turned
 from sc_dask.array.source import Block
 from sc_dask.errors import InputError
 from sc_dask.kernels import incremental as inc
@@ -20,11 +20,12 @@ _FEW = 400  # carried at least
 
 
 def _increment(state: Any, block: Block, *, n_kept: int, tile_rows: int) -> inc.IncrementalState:
-    return inc.update(state, block, n_kept, tile_rows)
+    with threads_for(block.shape[1]):  # a fold is alone, so BLAS has all threads
+        return inc.update(state, block, n_kept, tile_rows)
 
 
 def _first(block: Block, *, n_kept: int, tile_rows: int) -> inc.IncrementalState:
-    return inc.update(inc.start(block.shape[1]), block, n_kept, tile_rows)
+    return _increment(inc.start(block.shape[1]), block, n_kept=n_kept, tile_rows=tile_rows)
 
 
 def _never(a: Any, b: Any) -> Any:
@@ -54,7 +55,8 @@ def incremental(x: RowBlocks, n_comps: int, *, chunk_size: int = 1000, dtype: An
         laid, staged = stage.stage(x)
         run.compute(laid, label="stage")
     state = run.compute(fold_rows(FOLD, staged, n_kept=n_kept, tile_rows=chunk_size), label="fold")
-    state = inc.finish(state, n_kept)
+    with threads_for(x.shape[1]):
+        state = inc.finish(state, n_kept)
     finite(state.m2)
     leading = np.zeros((x.shape[1], n_comps))
     leading[:, : len(state.scaled)] = state.scaled[:n_comps].T

@@ -6,10 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from sc_dask import config
 from sc_dask.array import hvg, run, stage
 from sc_dask.array.blocks import Lazy, Reduction, RowBlocks, reduce_rows
-from sc_dask.array.components import PCA, finite, turned
+from sc_dask.array.components import PCA, finite, threads_for, turned
 from sc_dask.kernels.times_gram import (
     TimesGramState,
     merge_times_gram,
@@ -27,7 +26,6 @@ _FEW = 50  # fewer components are sought as widely as so many: in a flat tail th
 _SPARE = 20  # directions beyond the rank, so that a space that holds all of X is well conditioned
 _INSIDE = 1e-10  # a direction that is so near to a space is in it
 _ROWS = 4096  # of p at a time in products with p x k
-_ONE_THREAD_GENES = 4000  # up to here more BLAS threads only spin (2,000 genes, two busy cores: 1.8 s against 5.7 s)
 
 TIMES_GRAM: Reduction[TimesGramState, TimesGramState] = Reduction(
     times_gram, merge_times_gram, update=times_gram_update, absorb=times_gram_absorb
@@ -51,7 +49,7 @@ def randomized(
     Passes: 4; 1 where blocks can be laid aside.
     Memory: ``72 n_vars max(n_comps, 50)`` bytes a thread (twice that on a cluster), six times as much for the driver.
     """
-    with run.blas_threads(1 if x.shape[1] <= _ONE_THREAD_GENES else config.n_threads()):
+    with threads_for(x.shape[1]):
         staged, leading, mean, squares = _leading(x, n_comps, zero_center, random_state)
         return turned(staged, leading, mean, squares, zero_center, np.dtype(dtype))
 

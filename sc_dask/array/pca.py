@@ -8,10 +8,9 @@ from typing import Any
 import numpy as np
 import scipy.linalg
 
-from sc_dask import config
 from sc_dask.array import run, stage
 from sc_dask.array.blocks import Lazy, Reduction, RowBlocks, reduce_rows
-from sc_dask.array.components import PCA, finite, ratio, scores_of, signed
+from sc_dask.array.components import PCA, finite, ratio, scores_of, signed, threads_for
 from sc_dask.array.incremental import incremental
 from sc_dask.array.krylov import randomized
 from sc_dask.kernels.gram import (
@@ -28,7 +27,6 @@ from sc_dask.kernels.gram import (
 
 # float64 products up to here cost under a second or two; beyond, float32 tiles (added up in float64) take half the time
 _FLOAT64_FLOPS = 1e11
-_ONE_THREAD_GENES = 4000
 
 GRAM: Reduction[SplitState, GramState] = Reduction(gram, merge_gram, finish, update=gram_update, absorb=gram_absorb)
 
@@ -61,13 +59,9 @@ def exact(x: RowBlocks, n_comps: int, *, zero_center: bool = True, dtype: Any = 
 
 
 def _largest(square: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the k largest eigenvalues (increasing) and their vectors.
-
-    On one BLAS thread up to some thousand genes: more only spin there (measured at 2,000 genes on two busy cores: 1.4 s
-    against 7 s), and one gives the same digits everywhere.
-    """
+    """Return the k largest eigenvalues (increasing) and their vectors."""
     p = len(square)
-    with run.blas_threads(1 if p <= _ONE_THREAD_GENES else config.n_threads()):
+    with threads_for(p):
         return scipy.linalg.eigh(square, subset_by_index=[p - k, p - 1], overwrite_a=True)
 
 

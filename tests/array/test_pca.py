@@ -152,7 +152,7 @@ def test_randomized__a_seed_is_a_result() -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("cut", [[0, 1200], [0, 1, 2, 31, 31, 90, 1200], list(range(0, 1201, 12))], ids=len)
+@pytest.mark.parametrize("cut", [[0, 1200], [0, 1, 2, 31, 31, 90, 1200], list(range(0, 1201, 60))], ids=len)
 def test_randomized__blocks_do_not_matter(kind: str, cut: list[int]) -> None:
     data = known_spectrum(1200, flat_tail(1000))
     expected = pca.randomized(lazy(data, 4), 10, dtype=np.float64)
@@ -225,21 +225,21 @@ def test_approximate__on_kang(solver: str, data_dir: Any) -> None:
     adata = ad.read_h5ad(data_dir / "kang" / "kang_12k_1287genes_counts.h5ad")
     sc.pp.normalize_total(adata, target_sum=1e4)
     sc.pp.log1p(adata)
-    data = sp.csr_matrix(adata.X[:6000])
+    data = sp.csr_matrix(adata.X[:4000])
     exact = pca.exact(lazy(data, 3), 30)
     found = pca.SOLVERS[solver](lazy(data, 3), 30)
     if solver == "randomized":
         assert_close(found, exact, cosine=0.9999, rtol=3e-4)
     else:
         assert_close(found, exact, cosine=0.99, rtol=1e-2)
-        assert_closer_than_sklearn(found, exact, data, 1000)
 
 
 def assert_closer_than_sklearn(found: pca.PCA, exact: pca.PCA, data: sp.csr_matrix, chunk_size: int) -> None:
     from sklearn.decomposition import IncrementalPCA
 
     k = len(exact.variance)
-    theirs = IncrementalPCA(k, batch_size=chunk_size).fit(data.toarray().astype(np.float64))
+    with run.blas_threads(1):
+        theirs = IncrementalPCA(k, batch_size=chunk_size).fit(data.toarray().astype(np.float64))
     ours_cos, their_cos = (
         np.abs((c * exact.components).sum(axis=1))[:20] for c in (found.components, theirs.components_)
     )
