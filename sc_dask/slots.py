@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import re
 import weakref
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -267,7 +268,7 @@ def lazy_columns(table: Any) -> Iterator[Column]:
             yield column
 
 
-class Column(BackendArray):
+class Column(BackendArray, ABC):
     """One column of a lazy table: `values` gives all of it; rows are picked afterwards, and then AnnData's way.
 
     AnnData drops categories without a row whenever it subsets.
@@ -275,9 +276,9 @@ class Column(BackendArray):
 
     shape: tuple[int]
 
+    @abstractmethod
     def values(self) -> Any:
         """Return the whole column: an ndarray, or an array of pandas."""
-        raise NotImplementedError
 
     def picked(self, rows: Any) -> Any:
         """Return some rows: a slice (``slice(None)``: never subset), positions or one position."""

@@ -110,8 +110,8 @@ def stage(x: RowBlocks) -> tuple[Lazy[list[int]], RowBlocks]:
     """Return what lays every block of ``x`` aside when computed, and the X to read afterwards.
 
     A last step that keeps the shape of a sparse X (normalising) is left out and made again when the blocks are read:
-    counts take a third of the room of floats, and less time to pack than their logarithm takes to take anew. The folder
-    goes when the returned X does.
+    counts take 0.4 of the room of their logarithms (4,000 cells, 2,000 genes: 2.8 against 6.8 MB). The folder goes
+    when the returned X does.
     """
     folder = tempfile.mkdtemp(prefix="sc-dask-stage-", dir=config.work_dir())
     last = x.expr.steps[-1] if x.expr.steps else None

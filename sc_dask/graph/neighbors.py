@@ -38,8 +38,8 @@ EXACT_BELOW_OTHERWISE = 4096
 N_SAMPLE = 1000
 # Multiples of scanpy's neighbours held while building, trees and rounds; the first of them raises the recall most.
 EFFORTS = (1.0, 1.5, 3.0)
-_ROWS_AT_ONCE = 256
-_WORKING_MEMORY_MIB = 256
+_ROWS_AT_ONCE = 256  # of other metrics: the same for any number of threads, and so the products that BLAS makes
+_WORKING_MEMORY_MIB, _MEMORY_A_THREAD_MIB = 256, 64
 _NO_KWDS: Mapping[str, Any] = MappingProxyType({})
 
 
@@ -159,7 +159,7 @@ def exact(
     wanted = x if rows is None else x[rows]
 
     def nearest(part: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
-        with config_context(working_memory=_WORKING_MEMORY_MIB):
+        with config_context(working_memory=_WORKING_MEMORY_MIB if together else _MEMORY_A_THREAD_MIB):
             return search.kneighbors(part)
 
     if together:

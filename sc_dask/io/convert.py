@@ -108,7 +108,7 @@ def convert(
         raise InputError(f"found {target} as input and output", "another output", "choose another path")
     place, stamp = commit.draft(target, overwrite=overwrite), fingerprint(source)
     budget = default_block_bytes() if block_bytes is None else block_bytes
-    spill = Spill(commit.beside(target, "spill"), tokenize(source.url, fingerprint(source), options))
+    spill = Spill(commit.beside(target, "spill"), tokenize(source.url, stamp, options))
     commit.remove(spill.location)
     with dask.config.set({"sc-dask.block-bytes": budget}):
         try:

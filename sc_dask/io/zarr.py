@@ -142,7 +142,7 @@ class ZarrArray:
         """
         try:
             rows = np.ascontiguousarray(np.asarray(array[start:stop]))
-        except Exception:
+        except Exception:  # of many kinds, and none is lost: zarr meets it again and says what it is
             return None
         for i, key in self._objects(start, stop):
             try:

@@ -318,3 +318,33 @@ def _fill(data: Array, indices: Array, indptr: Array, out: Array) -> None:
     for i in range(len(indptr) - 1):
         for k in range(indptr[i], indptr[i + 1]):
             out[i, indices[k]] = data[k]
+
+
+@numba.njit(nogil=True, cache=True, fastmath={"contract"})
+def gather_rows(data: Array, indices: Array, indptr: Array, source: Array, out: Array) -> None:
+    """Add to each row of ``out`` the rows of ``source`` that a compressed row names, times its values.
+
+    Four at a time, so that the sum is loaded and stored once for them; views of rows, because numba would guard
+    two-dimensional indices against negative ones inside the loop and vectorise nothing.
+    """
+    total = np.empty(source.shape[1])
+    for i in range(len(indptr) - 1):
+        lo, hi = indptr[i], indptr[i + 1]
+        if lo == hi:
+            continue
+        total[:] = 0.0
+        fours = lo + (hi - lo) // 4 * 4
+        for at in range(lo, fours, 4):
+            v0, v1 = np.float64(data[at]), np.float64(data[at + 1])
+            v2, v3 = np.float64(data[at + 2]), np.float64(data[at + 3])
+            r0, r1 = source[np.uint32(indices[at])], source[np.uint32(indices[at + 1])]
+            r2, r3 = source[np.uint32(indices[at + 2])], source[np.uint32(indices[at + 3])]
+            for c in range(len(total)):
+                total[c] += (v0 * r0[c] + v1 * r1[c]) + (v2 * r2[c] + v3 * r3[c])
+        for at in range(fours, hi):
+            v, r = np.float64(data[at]), source[np.uint32(indices[at])]
+            for c in range(len(total)):
+                total[c] += v * r[c]
+        row = out[i]
+        for c in range(len(total)):
+            row[c] += total[c]

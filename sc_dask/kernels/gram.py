@@ -21,7 +21,8 @@ import scipy.sparse as sp
 from numpy.typing import DTypeLike, NDArray
 
 from sc_dask.errors import InputError
-from sc_dask.kernels.csr import Array, Block, values
+from sc_dask.kernels.csr import Array, Block, gather_rows, values
+from sc_dask.kernels.qc import col_totals
 
 TILE_ROWS = 1024
 # relative costs of one multiplication: BLAS, a row of dense values, a pair of non-zeros (measured on one core)
@@ -189,9 +190,9 @@ def project(
     minus = np.zeros(components.shape[1]) if offset is None else np.asarray(offset, np.float64)
     if not sp.issparse(block):
         return (block.astype(np.float64, copy=False) @ components - minus).astype(wanted, copy=False)
-    out = np.empty((block.shape[0], components.shape[1]), wanted)
-    _project(values(block.data), block.indices, block.indptr, components, minus, out)
-    return out
+    out = np.tile(-minus, (block.shape[0], 1))
+    gather_rows(values(block.data), block.indices, block.indptr, components, out)
+    return out.astype(wanted, copy=False)
 
 
 def _full(upper: Array, added: Array, scale: float) -> Array:
@@ -221,14 +222,13 @@ def _frame_of(block: Block) -> Frame:
         order = np.argsort(-per_gene, kind="stable")
         frequent = np.zeros(p, np.bool_)
         frequent[order[: _n_frequent(per_gene[order])]] = True
-        sums = np.bincount(block.indices, weights=block.data, minlength=p)
     else:
-        frequent, sums = np.ones(p, np.bool_), block.sum(axis=0, dtype=np.float64)
+        frequent = np.ones(p, np.bool_)
     place = np.empty(p, np.int32)
     place[np.argsort(~frequent, kind="stable")] = np.arange(p, dtype=np.int32)
     with np.errstate(invalid="ignore", over="ignore"):
-        shift = (sums[frequent] / n_obs).astype(np.float32).astype(np.float64)  # exact in a tile of either type
-    return Frame(place, np.where(np.isfinite(shift), shift, 0.0), n_obs)
+        mean = (col_totals(block)[frequent] / n_obs).astype(np.float32)  # exact in a tile of either type
+    return Frame(place, np.where(np.isfinite(mean), mean, 0.0).astype(np.float64), n_obs)
 
 
 def _n_frequent(per_gene: NDArray[np.float64]) -> int:
@@ -407,30 +407,3 @@ def _fold(gram: Array, place: Array, moved: Array, n: int, dense: Array, cross: 
                 cross[b - d, a] = v
             else:
                 pairs[a - d, b - d] = v
-
-
-@numba.njit(nogil=True, cache=True, fastmath={"contract", "reassoc", "nsz"})
-def _project(data: Array, indices: Array, indptr: Array, components: Array, minus: Array, out: Array) -> None:
-    """Four non-zeros at a time and unsigned places, as in `_multiply`."""
-    k_comps = np.uint64(components.shape[1])
-    one, two, three, four = np.uint64(1), np.uint64(2), np.uint64(3), np.uint64(4)
-    flat, acc = components.reshape(-1), np.empty(max(components.shape[1], 1))
-    for i in range(len(indptr) - 1):
-        for c in range(k_comps):
-            acc[c] = -minus[c]
-        k, stop = np.uint64(indptr[i]), np.uint64(indptr[i + 1])
-        while k + four <= stop:
-            u, v = np.float64(data[k]), np.float64(data[k + one])
-            w, x = np.float64(data[k + two]), np.float64(data[k + three])
-            a, b = np.uint64(indices[k]) * k_comps, np.uint64(indices[k + one]) * k_comps
-            d, e = np.uint64(indices[k + two]) * k_comps, np.uint64(indices[k + three]) * k_comps
-            for c in range(k_comps):
-                acc[c] += u * flat[a + c] + v * flat[b + c] + w * flat[d + c] + x * flat[e + c]
-            k += four
-        while k < stop:
-            u, a = np.float64(data[k]), np.uint64(indices[k]) * k_comps
-            for c in range(k_comps):
-                acc[c] += u * flat[a + c]
-            k += one
-        for c in range(k_comps):
-            out[i, c] = acc[c]

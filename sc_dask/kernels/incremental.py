@@ -100,10 +100,3 @@ def _compressed(x: NDArray[np.float64], k: int) -> NDArray[np.float64]:
         return scipy.linalg.eigh(x @ x.T, subset_by_index=top, overwrite_a=True)[1][:, ::-1].T @ x
     values, vectors = scipy.linalg.eigh(x.T @ x, subset_by_index=top, overwrite_a=True)
     return np.sqrt(np.maximum(values, 0))[::-1, None] * vectors[:, ::-1].T
-
-
-def components(state: IncrementalState) -> tuple[NDArray[np.float64], NDArray[np.float64], float]:
-    """Return components (k x p, unit length), their variances (k) and the total variance, over ``n - 1``."""
-    lengths = np.linalg.norm(state.scaled, axis=1)
-    unit = np.divide(state.scaled, lengths[:, None], out=np.zeros_like(state.scaled), where=lengths[:, None] > 0)
-    return unit, lengths**2 / (state.n - 1), float(state.m2.sum() / (state.n - 1))

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from sc_dask.kernels.csr import Array, values
 from sc_dask.kernels.moments import Moments, merge_moments, rows_by_group
-from sc_dask.kernels.normalize import TABLE_SIZE
+from sc_dask.kernels.normalize import TABLE_SIZE, log1p_of
 
 
 def log_moments(
@@ -76,8 +76,7 @@ def log_moments_update(
 @numba.njit(nogil=True, cache=True)
 def _value(count: float, factor: float, over: float, power: float, one: Array) -> float:
     """Return a count's value, rounded wherever the steps in a row would round it."""
-    scaled = np.float64(one.dtype.type(count * factor))
-    x = one.dtype.type(math.log1p(scaled) * over)
+    x = one.dtype.type(log1p_of(count, factor, over, one))
     if power == 0:
         return np.float64(x)
     if power != 1:

@@ -114,18 +114,23 @@ def _scale_dense(x: Array, factors: Array, out: Array) -> None:
 
 
 @numba.njit(nogil=True, cache=True)
+def log1p_of(count: Any, factor: float, over: float, like: Array) -> float:
+    """Return ``log1p(count * factor) * over``, the product rounded to the type of ``like``, as two steps would."""
+    return math.log1p(np.float64(like.dtype.type(count * factor))) * over
+
+
+@numba.njit(nogil=True, cache=True)
 def _log1p_row(row: Array, factor: float, over: float, table: Array, out: Array) -> None:
     table[:] = -1.0
-    one = out.dtype.type
     for k in range(len(row)):
         v = row[k]
         i = np.int64(v) if 0 <= v < len(table) else -1
         if i >= 0 and i == v:
             if table[i] < 0:
-                table[i] = math.log1p(np.float64(one(i * factor))) * over
+                table[i] = log1p_of(i, factor, over, out)
             out[k] = table[i]
         else:
-            out[k] = math.log1p(np.float64(one(v * factor))) * over
+            out[k] = log1p_of(v, factor, over, out)
 
 
 @numba.njit(nogil=True, cache=True)

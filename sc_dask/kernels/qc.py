@@ -131,7 +131,7 @@ def col_totals(block: Block) -> NDArray[np.float64]:
     """Return the sum of each column, float64 of n_vars."""
     if not sp.issparse(block):
         return block.sum(axis=0, dtype=np.float64)
-    return np.bincount(block.indices, weights=block.data, minlength=block.shape[1]).astype(np.float64, copy=False)
+    return _col_totals(values(block.data), block.indices, block.shape[1])
 
 
 def col_counts(block: Block) -> NDArray[np.int64]:
@@ -344,6 +344,14 @@ def _row_counts(data: Array, indptr: Array) -> Array:
     for i in range(len(indptr) - 1):
         for k in range(indptr[i], indptr[i + 1]):
             out[i] += data[k] != 0
+    return out
+
+
+@numba.njit(nogil=True, cache=True)
+def _col_totals(data: Array, indices: Array, n_vars: int) -> Array:
+    out = np.zeros(n_vars)
+    for k in range(len(data)):
+        out[np.uint32(indices[k])] += data[k]
     return out
 
 

@@ -15,7 +15,8 @@ import scipy.sparse as sp
 from numpy.typing import NDArray
 
 from sc_dask.errors import InputError
-from sc_dask.kernels.csr import Array, Block, values
+from sc_dask.kernels.csr import Array, Block, gather_rows, values
+from sc_dask.kernels.qc import col_totals
 
 TILE_ROWS = 1024
 
@@ -58,8 +59,7 @@ def times_gram_absorb(state: TimesGramState, block: Block, basis: NDArray[np.flo
         raise InputError(f"found a block of {p} columns", f"{len(basis)} as in the basis", "pick the same genes")
     if n_obs == 0:
         return state
-    data = values(block.data if sp.issparse(block) else block)
-    sums = _column_sums(data, block.indices, p) if sp.issparse(block) else data.sum(axis=0, dtype=np.float64)
+    data, sums = values(block.data if sp.issparse(block) else block), col_totals(block)
     mean, along = sums / n_obs, sums @ basis
     if sp.issparse(block):
         rest = _add_csr(data, block.indices, block.indptr, basis, -(mean @ basis), state.product)
@@ -102,14 +102,6 @@ def _add_dense(x: Array, mean: Array, basis: Array, product: Array) -> None:
 
 
 @numba.njit(nogil=True, cache=True)
-def _column_sums(data: Array, indices: Array, p: int) -> Array:
-    sums = np.zeros(p)
-    for i in range(len(data)):
-        sums[indices[i]] += data[i]
-    return sums
-
-
-@numba.njit(nogil=True, cache=True)
 def _add_csr(data: Array, indices: Array, indptr: Array, basis: Array, base: Array, product: Array) -> Array:
     """Add ``x^T (x basis + base)`` to ``product``; return the column sums of ``x basis + base``."""
     n_obs, (p, k) = len(indptr) - 1, basis.shape
@@ -119,11 +111,11 @@ def _add_csr(data: Array, indices: Array, indptr: Array, basis: Array, base: Arr
         stop = min(start + TILE_ROWS, n_obs)
         for i in range(stop - start):
             along[i] = base
-        _gather(data, indices, indptr[start : stop + 1], basis, along)
+        gather_rows(data, indices, indptr[start : stop + 1], basis, along)
         for i in range(stop - start):
             rest += along[i]
         by_gene, cells, starts = _by_columns(data, indices, indptr, start, stop, p)
-        _gather(by_gene, cells, starts, along, product)
+        gather_rows(by_gene, cells, starts, along, product)
     return rest
 
 
@@ -146,36 +138,6 @@ def _by_columns(
             new_data[to], rows[to] = data[at], i - start
             free[indices[at]] = to + 1
     return new_data, rows, starts
-
-
-@numba.njit(nogil=True, cache=True, fastmath={"contract"})
-def _gather(data: Array, indices: Array, indptr: Array, source: Array, out: Array) -> None:
-    """Add to each row of ``out`` the rows of ``source`` that a compressed row names, times its values.
-
-    Four at a time, so that the sum is loaded and stored once for them; views of rows, because numba would guard
-    two-dimensional indices against negative ones inside the loop and vectorise nothing.
-    """
-    total = np.empty(source.shape[1])
-    for i in range(len(indptr) - 1):
-        lo, hi = indptr[i], indptr[i + 1]
-        if lo == hi:
-            continue
-        total[:] = 0.0
-        fours = lo + (hi - lo) // 4 * 4
-        for at in range(lo, fours, 4):
-            v0, v1 = np.float64(data[at]), np.float64(data[at + 1])
-            v2, v3 = np.float64(data[at + 2]), np.float64(data[at + 3])
-            r0, r1 = source[np.uint32(indices[at])], source[np.uint32(indices[at + 1])]
-            r2, r3 = source[np.uint32(indices[at + 2])], source[np.uint32(indices[at + 3])]
-            for c in range(len(total)):
-                total[c] += (v0 * r0[c] + v1 * r1[c]) + (v2 * r2[c] + v3 * r3[c])
-        for at in range(fours, hi):
-            v, r = np.float64(data[at]), source[np.uint32(indices[at])]
-            for c in range(len(total)):
-                total[c] += v * r[c]
-        row = out[i]
-        for c in range(len(total)):
-            row[c] += total[c]
 
 
 @numba.njit(nogil=True, cache=True)

@@ -193,5 +193,9 @@ def test_rank__written_and_read_back_by_scanpys_getter(
     small.write_zarr(path) if suffix == "zarr" else small.write_h5ad(path)
     back = ad.read_zarr(path) if suffix == "zarr" else ad.read_h5ad(path)
     found, expected = (sc.get.rank_genes_groups_df(x, "NK cells") for x in (back, labelled[1]))
-    # scanpy squares in float32, whose rounding differs between processors
-    pd.testing.assert_frame_equal(found.head(50), expected.head(50), check_dtype=False, rtol=10 * RTOL)
+    found, expected = found.head(50), expected.head(50)
+    squared = ["scores", "pvals", "pvals_adj"]  # scanpy squares in float32, whose rounding differs between processors
+    pd.testing.assert_frame_equal(
+        found.drop(columns=squared), expected.drop(columns=squared), check_dtype=False, rtol=RTOL
+    )
+    pd.testing.assert_frame_equal(found[squared], expected[squared], check_dtype=False, rtol=10 * RTOL)

@@ -9,12 +9,14 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import dask
 import pytest
 
 from sc_dask import datasets
+from sc_dask.array import run
 from sc_dask.errors import MemoryBudgetError
 from sc_dask.io.info import Info, info
 from sc_dask.pipeline import RunPlan, Settings, plan, planning
@@ -62,6 +64,14 @@ def test_plan__passes_by_options(sections: dict, stage: str, passes: int) -> Non
     assert {st.name: st.passes for st in of(**sections).stages}[stage] == passes
 
 
+@pytest.mark.parametrize(("solver", "passes"), [("gram", 2), ("incremental", 2), ("randomized", 4)])
+def test_plan__passes_on_a_cluster_without_a_shared_folder(monkeypatch: Any, solver: str, passes: int) -> None:
+    monkeypatch.setattr(run, "client", lambda: SimpleNamespace(nthreads=lambda: {"one": 1, "two": 1}))
+    assert {st.name: st.passes for st in of(pca={"svd_solver": solver}).stages}["pca"] == passes
+    with dask.config.set({"sc-dask.work-dir": "/shared"}):
+        assert {st.name: st.passes for st in of(pca={"svd_solver": solver}).stages}["pca"] == 1
+
+
 def test_plan__a_conversion_is_a_stage() -> None:
     for facts in (
         replace(SMALL, kind="10x-mtx"),
@@ -94,11 +104,12 @@ def test_plan__n_genes_once_they_are_known() -> None:
 
 def test_plan__blocks_shrink_to_the_budget() -> None:
     facts = replace(SMALL, shape=(50_000, 20_000), n_nonzeros=100_000_000)
-    free = of(facts)
+    genes = {"n_top_genes": 6_000}  # their Gram matrix is what takes most, beside the blocks
+    free = of(facts, hvg=genes)
     assert free.block_bytes == 48 * MIB
-    tight = of(facts, memory=free.peak_bytes - 20 * MIB)
+    tight = of(facts, memory=free.peak_bytes - 50 * MIB, hvg=genes)
     assert tight.block_bytes < free.block_bytes
-    assert tight.peak_bytes <= free.peak_bytes - 20 * MIB
+    assert tight.peak_bytes <= free.peak_bytes - 50 * MIB
     assert tight.total_bytes == free.total_bytes
 
 
