@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 import threading
 import time
 import warnings
@@ -340,9 +341,20 @@ def call(func: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
 # -- where it runs -------------------------------------------------------------------------------
 
 
+def _scheduler() -> Any:
+    """Return Dask's scheduler, or None for the threads of this process.
+
+    Dask imports distributed to ask for a client. Where nobody imported it there is none, and the
+    import would cost every run a third of a second.
+    """
+    if "distributed" not in sys.modules and not dask.config.get("scheduler", None):
+        return None
+    return get_scheduler()
+
+
 def client() -> Any:
     """Return the ``distributed.Client`` that computes by default, or None."""
-    get = get_scheduler()
+    get = _scheduler()
     owner = getattr(get, "__self__", None)
     return owner if owner is not None and hasattr(owner, "run_on_scheduler") else None
 
@@ -355,7 +367,7 @@ def n_processes() -> int:
 
 def _shares_memory() -> bool:
     """Tell whether all tasks run in this process, each of them once."""
-    return client() is None and get_scheduler() in (None, dask.threaded.get, dask.local.get_sync)
+    return client() is None and _scheduler() in (None, dask.threaded.get, dask.local.get_sync)
 
 
 def n_workers() -> int:
@@ -363,7 +375,7 @@ def n_workers() -> int:
     c = client()
     if c is not None:
         return max(1, sum(c.nthreads().values()))
-    if get_scheduler() is dask.local.get_sync:
+    if _scheduler() is dask.local.get_sync:
         return 1
     return config.n_threads()
 
@@ -377,7 +389,7 @@ def _execute(dsk: dict[Any, Any], name: str, end: str, n_tasks: int, label: str,
     if c is not None:
         return _execute_on_cluster(c, dsk, name, end, n_tasks, stage)
     METER.empty()  # what a plain Dask compute read before is not part of this pass
-    get = get_scheduler() or dask.threaded.get
+    get = _scheduler() or dask.threaded.get
     with blas_threads(max(1, config.n_threads() // max(1, n_lanes))), _Progress(name, n_tasks, stage):
         return get(dsk, end, num_workers=config.n_threads())
 
