@@ -9,7 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from sc_dask import cluster, config, datasets, errors, get, io, log, pipeline, pp, tl
+    from sc_dask import cluster, config, datasets, errors, get, io, log, metrics, pipeline, pp, tl
     from sc_dask.io.convert import convert
     from sc_dask.io.read import read
     from sc_dask.io.write import write
@@ -24,6 +24,7 @@ __all__ = [
     "get",
     "io",
     "log",
+    "metrics",
     "pipeline",
     "pp",
     "read",

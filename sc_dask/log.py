@@ -12,7 +12,7 @@ import logging
 import resource
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -79,6 +79,21 @@ def peak_rss_bytes() -> int:
                 return int(line.split()[1]) * 1024
     rss = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return int(rss if sys.platform == "darwin" else rss * 1024)
+
+
+def rounds(label: str) -> Callable[[int, int], None] | None:
+    """Return a function of the rounds done and in all that tells the stage's listener; None if nobody listens."""
+    s = current_stage()
+    if s is None or s.listener is None:
+        return None
+    name, listener = s.name, s.listener
+
+    def tell(done: int, of: int) -> None:
+        if done == 1:
+            listener.on_pass(name, label, of)
+        listener.on_block(name, done, of, 0)
+
+    return tell
 
 
 @contextlib.contextmanager

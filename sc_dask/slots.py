@@ -100,6 +100,8 @@ SLOTS: tuple[Slot, ...] = (
     Slot("uns", "{}", "", "dict", "pp.neighbors", "the same, under key_added"),
     Slot("obs", "{}", "n_obs", "category", "tl.leiden", "cluster of the cell"),
     Slot("uns", "{}", "", "dict", "tl.leiden", "params and modularity, one entry per key"),
+    Slot("obs", "{}", "n_obs", "category", "tl.louvain", "cluster of the cell"),
+    Slot("uns", "{}", "", "dict", "tl.louvain", "params and modularity, one entry per key"),
     Slot("obsm", "X_umap", "n_obs x n_components", "float32", "tl.umap", "positions"),
     Slot("uns", "umap", "", "dict", "tl.umap", "params a and b"),
     Slot("obsm", "{}", "n_obs x n_components", "float32", "tl.umap", "the same, under key_added"),

@@ -262,8 +262,8 @@ def materialise(x: RowBlocks, label: str = "load") -> Any:
 # -- independent tasks ---------------------------------------------------------------------------
 
 
-def _one_task(func: Callable[..., Any], item: Any, shared: Any) -> tuple[Any, int, int, int]:
-    value = func(item.value) if shared is None else func(item.value, shared)
+def _one_task(func: Callable[..., Any], item: _Item, shared: _Item) -> tuple[Any, int, int, int]:
+    value = func(item.value) if shared.value is None else func(item.value, shared.value)
     read = METER.empty()
     return value, read.rows, read.n_bytes, psutil.Process().memory_info().rss
 
@@ -301,15 +301,11 @@ def map_tasks(
     shared_key = f"{name}-shared"
     dsk: dict[Any, Any] = {shared_key: _Item(shared)}
     for i, item in enumerate(items):
-        dsk[(name, i)] = (_one_task_shared, func, _Item(item), shared_key)
+        dsk[(name, i)] = (_one_task, func, _Item(item), shared_key)
     dsk[f"{name}-end"] = (_gather, *((name, i) for i in range(len(items))))
     results = _execute(dsk, name, f"{name}-end", len(items), label, n_workers())
     _record(sum(r[1] for r in results), sum(r[2] for r in results), max(r[3] for r in results), n_rows)
     return [r[0] for r in results]
-
-
-def _one_task_shared(func: Callable[..., Any], item: _Item, shared: _Item) -> tuple[Any, int, int, int]:
-    return _one_task(func, item, shared.value)
 
 
 def _called(func: Callable[..., Any], given: _Item) -> tuple[Any, list[ScDaskWarning], int]:
@@ -342,11 +338,8 @@ def call(func: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
 
 
 def _scheduler() -> Any:
-    """Return Dask's scheduler, or None for the threads of this process.
-
-    Dask imports distributed to ask for a client. Where nobody imported it there is none, and the
-    import would cost every run a third of a second.
-    """
+    """Return Dask's scheduler, or None for the threads of this process."""
+    # Dask imports distributed to ask for a client: a third of a second, and nobody who did not import it has one.
     if "distributed" not in sys.modules and not dask.config.get("scheduler", None):
         return None
     return get_scheduler()

@@ -5,19 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import numba as nb
 import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
+from sc_dask import config
 from sc_dask.graph.neighbors import KNN
+from sc_dask.graph.partition import threaded
+from sc_dask.kernels import fuzzy
 
-# Constants of umap-learn: tolerance of the sum of weights, steps of the bisection, and the least width as a share
-# of the mean distance.
-_TOLERANCE = 1e-5
-_N_STEPS = 64
-_MIN_SCALE = 1e-3
-_FLOAT_MAX = float(np.finfo(np.float32).max)
+_ROWS_A_TASK = 8192
 
 
 def umap(knn: KNN) -> sp.csr_matrix:
@@ -33,17 +30,44 @@ def umap(knn: KNN) -> sp.csr_matrix:
     knn
         ``n_obs x k`` neighbours, self first.
 
-    Memory: 40 bytes per cell and neighbour.
+    Memory: 45 bytes per cell and neighbour.
     """
     n_obs, k = knn.indices.shape
-    weights = _fuzzy_weights(knn.indices, knn.distances, np.log2(float(k)))
-    directed = _from_rows(weights, knn.indices)
-    directed.eliminate_zeros()
-    reverse = directed.T.tocsr()
-    union = (directed + reverse - directed.multiply(reverse)).tocsr()
-    union.eliminate_zeros()
-    union.sort_indices()
-    return _int32(union)
+    weights = np.empty((n_obs, k), np.float32)
+    target, mean = float(np.log2(float(k))), float(knn.distances.mean(dtype=np.float64))
+
+    def weigh(a: int) -> None:
+        part = slice(a, a + _ROWS_A_TASK)
+        fuzzy.weights(knn.indices[part], knn.distances[part], a, target, mean, weights[part])
+
+    threaded(weigh, range(0, n_obs, _ROWS_A_TASK), config.n_threads())
+    return _joined(knn.indices, weights, fuzzy.UNION)
+
+
+def _joined(indices: NDArray[np.int32], weights: NDArray[np.float32], how: int) -> sp.csr_matrix:
+    """Join both directions of each pair; columns sorted, self and zeros left out."""
+    n_obs, k = indices.shape
+    indices, weights = np.ascontiguousarray(indices), np.ascontiguousarray(weights)
+    into = np.zeros(n_obs + 1, np.int64)
+    sources, back = np.empty(n_obs * k, np.int32), np.empty(n_obs * k, np.float32)
+    fuzzy.transpose(indices, weights, into, sources, back)
+    sizes = np.zeros(n_obs, np.int64)
+    begins = range(0, n_obs, _ROWS_A_TASK)
+
+    def count(a: int) -> None:
+        fuzzy.join_sizes(indices, weights, into, sources, a, min(a + _ROWS_A_TASK, n_obs), sizes)
+
+    threaded(count, begins, config.n_threads())
+    indptr = np.concatenate([[0], np.cumsum(sizes)])
+    columns, data = np.empty(indptr[-1], np.int32), np.empty(indptr[-1], np.float32)
+
+    def fill(a: int) -> None:
+        fuzzy.join(indices, weights, into, sources, back, a, min(a + _ROWS_A_TASK, n_obs), how, indptr, columns, data)
+
+    threaded(fill, begins, config.n_threads())
+    joined = sp.csr_matrix((data, columns, indptr), shape=(n_obs, n_obs))
+    joined.eliminate_zeros()
+    return _int32(joined)
 
 
 def gauss(knn: KNN) -> sp.csr_matrix:
@@ -61,14 +85,28 @@ def gauss(knn: KNN) -> sp.csr_matrix:
     with np.errstate(invalid="ignore", divide="ignore"):
         weights = np.sqrt(product / total) * np.exp(-squared / total)
     weights[total == 0] = 1
-    directed = _from_rows(weights.astype(np.float32), knn.indices[:, 1:])
-    union = directed.maximum(directed.T.tocsr()).tocsr()
-    union.eliminate_zeros()
-    union.sort_indices()
-    return _int32(union)
+    return _joined(knn.indices[:, 1:], weights.astype(np.float32), fuzzy.MAX)
 
 
-METHODS: dict[str, Callable[[KNN], sp.csr_matrix]] = {"umap": umap, "gauss": gauss}
+def jaccard(knn: KNN) -> sp.csr_matrix:
+    """Return the share of common neighbours of each pair (Levine 2015), symmetric, float32, as in scanpy 1.12.
+
+    Two cells' weight is the number of neighbours that both have, by that of those that either has; where only one has
+    the other as a neighbour it counts half. A cell does not count as its own neighbour.
+    """
+    n_obs, k = knn.indices.shape
+    weights = np.empty((n_obs, k), np.float32)
+    threads = config.n_threads()
+    step = max(_ROWS_A_TASK, -(-n_obs // (4 * threads)))  # each task has marks for all cells
+
+    def weigh(a: int) -> None:
+        fuzzy.jaccard(knn.indices, a, min(a + step, n_obs), np.full(n_obs, -1, np.int32), weights)
+
+    threaded(weigh, range(0, n_obs, step), threads)
+    return _joined(knn.indices, weights, fuzzy.MEAN)
+
+
+METHODS: dict[str, Callable[[KNN], sp.csr_matrix]] = {"umap": umap, "gauss": gauss, "jaccard": jaccard}
 
 
 def distances_matrix(knn: KNN) -> sp.csr_matrix:
@@ -90,51 +128,3 @@ def _int32(m: sp.csr_matrix) -> sp.csr_matrix:
     if m.nnz < np.iinfo(np.int32).max:
         m.indices, m.indptr = m.indices.astype(np.int32, copy=False), m.indptr.astype(np.int32, copy=False)
     return m
-
-
-@nb.njit(
-    "float32[:, ::1](int32[:, ::1], float32[:, ::1], float64)",
-    locals={"weight": nb.float32},  # umap-learn's other float32 declarations do not reach into its parallel loop
-    nogil=True,
-    cache=True,
-)
-def _fuzzy_weights(indices, distances, target):  # type: ignore[no-untyped-def]
-    n_obs, k = distances.shape
-    weights = np.zeros((n_obs, k), np.float32)
-    mean_of_all = np.mean(distances)
-    for i in range(n_obs):
-        row = distances[i]
-        rho = np.float32(0)
-        for j in range(k):
-            if row[j] > 0:
-                rho = row[j]
-                break
-        lo, hi, mid = 0.0, _FLOAT_MAX, 1.0
-        for _ in range(_N_STEPS):
-            psum = 0.0
-            for j in range(1, k):
-                d = row[j] - rho
-                if d > 0:
-                    psum += np.exp(-(d / mid))
-                else:
-                    psum += 1.0
-            if np.fabs(psum - target) < _TOLERANCE:
-                break
-            if psum > target:
-                hi = mid
-                mid = (lo + hi) / 2.0
-            else:
-                lo = mid
-                if hi >= _FLOAT_MAX:
-                    mid *= 2
-                else:
-                    mid = (lo + hi) / 2.0
-        sigma = np.float32(max(mid, _MIN_SCALE * (np.mean(row) if rho > 0 else mean_of_all)))
-        for j in range(k):
-            weight = 1.0
-            if indices[i, j] == i:
-                weight = 0.0
-            elif row[j] - rho > 0 and sigma > 0:
-                weight = np.exp(-((row[j] - rho) / sigma))
-            weights[i, j] = weight
-    return weights

@@ -1,8 +1,8 @@
-"""The k nearest neighbours of every cell: exact for small data, pynndescent with a measured recall above.
+"""The k nearest neighbours of every cell: exact for small data, an approximate search with a measured recall above.
 
-pynndescent (Dong, Moses & Li 2011) gives no bound on what it misses, and what it misses grows with the number of cells
-and of dimensions. So a sample of cells is searched exactly too, and the search is repeated with more effort until the
-share of true neighbours found is what was asked for.
+Approximate search gives no bound on what it misses, and what it misses grows with the number of cells and of
+dimensions. So a sample of cells is searched exactly too, and the search goes on with more effort until the share of
+true neighbours found is what was asked for.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from sc_dask import config
 from sc_dask.errors import InputError, RecallWarning, ScDaskWarning
+from sc_dask.graph import ivf
 
 # Those that scikit-learn and pynndescent define alike (braycurtis differs where values are negative).
 METRICS = (
@@ -30,9 +31,9 @@ METRICS = (
     "cosine",
     "correlation",
 )
-METHODS = ("auto", "brute", "pynndescent")
-# scanpy searches exactly below 8,192 cells (4,096 if not euclidean), so "the same numbers" needs it there. Above,
-# pynndescent first compiles for 30 s in every process; exact euclidean search of 32,768 x 50 takes 4 s on two cores.
+METHODS = ("auto", "brute", "ivf", "pynndescent")
+# scanpy searches exactly below 8,192 cells (4,096 if not euclidean), so "the same numbers" needs it there; exact
+# euclidean search of 32,768 x 50 takes 4 s on two cores.
 EXACT_BELOW = {"euclidean": 32_768}
 EXACT_BELOW_OTHERWISE = 4096
 N_SAMPLE = 1000
@@ -47,9 +48,7 @@ _NO_KWDS: Mapping[str, Any] = MappingProxyType({})
 class Attempt:
     """One search and how much it found."""
 
-    n_trees: int
-    n_iters: int
-    n_build: int  # neighbours held while building
+    effort: str
     recall: float
 
 
@@ -60,7 +59,7 @@ class KNN:
     indices: NDArray[np.int32]  # n_obs x k
     distances: NDArray[np.float32]  # n_obs x k
     recall: float  # share of the true neighbours of a sample of cells that was found; 1 when exact
-    method: str  # "brute" or "pynndescent"
+    method: str  # "brute", "ivf" or "pynndescent"
     attempts: tuple[Attempt, ...] = ()
 
     @property
@@ -87,10 +86,11 @@ def knn(
     """Return the ``n_neighbors`` nearest neighbours of every row of ``x``, the row itself counted and first.
 
     ``auto`` is exact (scikit-learn, blocked, products in float64) below 32,768 rows for ``euclidean`` and 4,096 for
-    another metric. Above, pynndescent starts with scanpy's settings; the recall is measured on 1,000 rows and, while it
-    is below ``min_recall``, up to two more searches hold more neighbours, trees and candidates. Rows that the search
-    could not fill are searched exactly. The same seed gives the same neighbours; of pynndescent, with the same number
-    of threads.
+    another metric. Above, ``euclidean``, ``cosine`` and ``correlation`` are searched by clusters and by neighbours of
+    neighbours (``graph.ivf``), other metrics by pynndescent, which starts with scanpy's settings and compiles for
+    some 30 s in every process. The recall is measured on 1,000 rows, and while it is below ``min_recall`` the search
+    goes on with more effort. Rows that it could not fill are searched exactly. The same seed gives the same
+    neighbours; of pynndescent, with the same number of threads.
 
     Parameters
     ----------
@@ -101,13 +101,13 @@ def knn(
     metric, metric_kwds
         One of ``METRICS`` and its options (``{"p": 3}`` of ``minkowski``).
     method
-        ``auto``, ``brute`` or ``pynndescent``.
+        ``auto``, ``brute``, ``ivf`` or ``pynndescent``.
     min_recall
         Share of true neighbours (0 to 1) that must be found; ties count as found.
     n_jobs
         Threads; None: those of ``sc_dask.config``.
 
-    Memory: ``x`` in float32 and about 40 bytes per cell and neighbour.
+    Memory: ``x`` in float32 twice and about 40 bytes per cell and neighbour.
 
     Raises
     ------
@@ -126,12 +126,25 @@ def knn(
             stacklevel=2,
         )
     threads = config.n_threads() if n_jobs is None else int(n_jobs)
+    ranked = _euclidean(x, metric)
     if method == "auto":
-        method = "brute" if n_obs < EXACT_BELOW.get(metric, EXACT_BELOW_OTHERWISE) else "pynndescent"
+        if n_obs < EXACT_BELOW.get(metric, EXACT_BELOW_OTHERWISE):
+            method = "brute"
+        else:
+            method = "pynndescent" if ranked is None else "ivf"
+    options: dict[str, Any] = {"metric": metric, "metric_kwds": metric_kwds, "n_jobs": threads}
     if method == "brute":
-        indices, distances = exact(x, k, None, metric=metric, metric_kwds=metric_kwds, n_jobs=threads)
+        indices, distances = exact(x, k, None, **options)
         return KNN(indices, distances, 1.0, "brute")
-    return _descend(x.astype(np.float32, copy=False), k, metric, metric_kwds, int(random_state), min_recall, threads)
+    if method == "pynndescent":
+        return _descend(x.astype(np.float32, copy=False), k, int(random_state), min_recall, options)
+    if ranked is None:
+        raise InputError(
+            f"found method='ivf' for metric={metric!r} or with a cell of length 0",
+            "euclidean, cosine or correlation, and cells that have a direction",
+            'use method="pynndescent"',
+        )
+    return _by_clusters(x, ranked, k, int(random_state), min_recall, options)
 
 
 def exact(
@@ -184,19 +197,71 @@ def measured_recall(
     return float(hit.mean())
 
 
-def _descend(
-    x: NDArray[np.float32],
+@dataclass(frozen=True)
+class _Truth:
+    """The true neighbours of a sample of cells."""
+
+    rows: NDArray[np.intp]
+    neighbours: tuple[NDArray[np.int32], NDArray[np.float32]]
+
+    def recall(self, found: tuple[NDArray[np.int32], NDArray[np.float32]]) -> float:
+        return measured_recall((found[0][self.rows], found[1][self.rows]), self.neighbours)
+
+
+def _truth(x: NDArray[Any], k: int, seed: int, options: Mapping[str, Any]) -> _Truth:
+    n_obs = x.shape[0]
+    rows = np.sort(np.random.default_rng(seed).choice(n_obs, min(N_SAMPLE, n_obs), replace=False))
+    return _Truth(rows, exact(x, k, rows, **options))
+
+
+def _warn_of(attempts: list[Attempt], min_recall: float) -> float:
+    recall = max(a.recall for a in attempts)
+    if recall < min_recall:
+        warnings.warn(
+            f"found {recall:.3f} of the true neighbours in {len(attempts)} searches; expected at least {min_recall}; "
+            'next: lower min_recall, use fewer dimensions, or search exactly with transformer="sklearn"',
+            RecallWarning,
+            stacklevel=4,
+        )
+    return recall
+
+
+def _euclidean(x: NDArray[Any], metric: str) -> NDArray[np.float32] | None:
+    """Return float32 rows whose Euclidean distances rank neighbours as ``metric`` does; None if there are none."""
+    x = x.astype(np.float32, copy=False)
+    if metric == "euclidean":
+        return x
+    if metric not in ("cosine", "correlation"):
+        return None
+    if metric == "correlation":
+        x = x - x.mean(axis=1, keepdims=True)
+    lengths = np.linalg.norm(x, axis=1, keepdims=True)
+    return x / lengths if lengths.all() else None
+
+
+def _by_clusters(
+    x: NDArray[Any],
+    ranked: NDArray[np.float32],
     k: int,
-    metric: str,
-    metric_kwds: Mapping[str, Any],
     seed: int,
     min_recall: float,
-    n_jobs: int,
+    options: Mapping[str, Any],
 ) -> KNN:
+    found, efforts = ivf.search(ranked, k, min_recall=min_recall, seed=seed, n_jobs=int(options["n_jobs"]))
+    indices, distances = found
+    if options["metric"] != "euclidean":
+        distances **= 2  # of rows of length 1, half of that is 1 - cosine
+        distances /= 2
+    unfilled = np.flatnonzero((indices < 0).any(axis=1))
+    if unfilled.size:
+        indices[unfilled], distances[unfilled] = exact(x, k, unfilled, **options)
+    attempts = [Attempt(f"{e.n_candidates} candidates, {e.n_rounds} rounds", recall) for e, recall in efforts]
+    return KNN(indices, distances, _warn_of(attempts, min_recall), "ivf", tuple(attempts))
+
+
+def _descend(x: NDArray[np.float32], k: int, seed: int, min_recall: float, options: Mapping[str, Any]) -> KNN:
     n_obs = x.shape[0]
-    options: dict[str, Any] = {"metric": metric, "metric_kwds": metric_kwds, "n_jobs": n_jobs}
-    sample = np.sort(np.random.default_rng(seed).choice(n_obs, min(N_SAMPLE, n_obs), replace=False))
-    true = exact(x, k, sample, **options)
+    truth = _truth(x, k, seed, options)
     attempts: list[Attempt] = []
     best: tuple[NDArray[np.int32], NDArray[np.float32]] | None = None
     for effort in EFFORTS:
@@ -205,22 +270,14 @@ def _descend(
         n_iters = round(effort * max(5, round(np.log2(n_obs))))
         n_build = min(n_obs, round(effort * (k + 1)))
         found = _nn_descent(x, k, n_trees, n_iters, n_build, effort, seed, options)
-        recall = measured_recall((found[0][sample], found[1][sample]), true)
+        recall = truth.recall(found)
         if best is None or recall > max(a.recall for a in attempts):
             best = found
-        attempts.append(Attempt(n_trees, n_iters, n_build, recall))
+        attempts.append(Attempt(f"{n_trees} trees, {n_iters} rounds, {n_build} held", recall))
         if recall >= min_recall:
             break
     assert best is not None
-    recall = max(a.recall for a in attempts)
-    if recall < min_recall:
-        warnings.warn(
-            f"found {recall:.3f} of the true neighbours in {len(attempts)} searches; expected at least {min_recall}; "
-            'next: lower min_recall, use fewer dimensions, or search exactly with transformer="sklearn"',
-            RecallWarning,
-            stacklevel=3,
-        )
-    return KNN(best[0], best[1], recall, "pynndescent", tuple(attempts))
+    return KNN(best[0], best[1], _warn_of(attempts, min_recall), "pynndescent", tuple(attempts))
 
 
 def _nn_descent(

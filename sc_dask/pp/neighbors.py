@@ -19,7 +19,7 @@ from sc_dask.graph.neighbors import knn as search
 if TYPE_CHECKING:
     from anndata import AnnData
 
-_SEARCHES = {None: "auto", "pynndescent": "pynndescent", "sklearn": "brute"}
+_SEARCHES = {None: "auto", "ivf": "ivf", "pynndescent": "pynndescent", "sklearn": "brute"}
 _NO_KWDS: Mapping[str, Any] = MappingProxyType({})
 
 
@@ -41,7 +41,9 @@ def neighbors(
 ) -> AnnData | None:
     """Find every cell's nearest neighbours and weigh them into a graph.
 
-    Exact up to 32,768 cells (4,096 if not euclidean), pynndescent (Dong, Moses & Li 2011) with a measured recall above.
+    Exact up to 32,768 cells (4,096 if not euclidean), above approximate with a measured recall: by clusters of cells
+    and neighbours of neighbours (Jegou, Douze & Schmid 2011; Dong, Moses & Li 2011); metrics other than
+    ``euclidean``, ``cosine`` and ``correlation`` by pynndescent.
 
     Parameters
     ----------
@@ -56,9 +58,10 @@ def neighbors(
     knn
         True only: a graph without a cut-off would hold ``n_obs x n_obs`` weights.
     method
-        Weights: ``umap`` (McInnes, Healy & Melville 2018) or ``gauss`` (Haghverdi et al. 2016).
+        Weights: ``umap`` (McInnes, Healy & Melville 2018), ``gauss`` (Haghverdi et al. 2016) or ``jaccard`` (Levine et
+        al. 2015).
     transformer
-        Search: None (chosen by size), ``pynndescent`` or ``sklearn`` (exact).
+        Search: None (chosen by size), ``ivf`` (ours), ``pynndescent`` or ``sklearn`` (exact).
     metric, metric_kwds
         Distance (``sc_dask.graph.neighbors.METRICS``) and its options.
     random_state
@@ -68,7 +71,7 @@ def neighbors(
     copy
         Return a changed copy.
     min_recall
-        Share of true neighbours that pynndescent must find; it tries up to three times.
+        Share of the true neighbours of 1,000 cells that must be found; the search goes on while it can.
 
     Returns
     -------
@@ -104,7 +107,7 @@ def neighbors(
     if method not in connectivities.METHODS:
         raise InputError(f"found method={method!r}", "one of " + ", ".join(connectivities.METHODS))
     if not (transformer is None or isinstance(transformer, str)) or transformer not in _SEARCHES:
-        raise InputError(f"found transformer={transformer!r}", "None, 'pynndescent' or 'sklearn'")
+        raise InputError(f"found transformer={transformer!r}", "None, 'ivf', 'pynndescent' or 'sklearn'")
     x = get.embedding(adata, use_rep, n_pcs)
     found, weights = run.call(
         _graph,

@@ -6,7 +6,8 @@ A function and its file may share a name (``tl.leiden``): the name is always the
 from __future__ import annotations
 
 from sc_dask.tl.leiden import leiden
+from sc_dask.tl.louvain import louvain
 from sc_dask.tl.umap import umap
 from sc_dask.tl.rank import rank_genes_groups
 
-__all__ = ["leiden", "rank_genes_groups", "umap"]
+__all__ = ["leiden", "louvain", "rank_genes_groups", "umap"]

@@ -5,23 +5,26 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import pandas as pd
 import scipy.sparse as sp
-from numpy.typing import NDArray
 
-from sc_dask import get, slots
+from sc_dask import slots
 from sc_dask.array import run
-from sc_dask.errors import InputError, MissingKeyError
 from sc_dask.graph import cluster
+from sc_dask.tl import partitions
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
+_PACKAGES: dict[str, tuple[str, ...]] = {
+    "leidenalg": ("igraph", "leidenalg"),
+    "igraph": ("igraph",),
+    "sc_dask": ("sc-dask",),
+}
+
 
 def leiden(
     adata: AnnData,
-    resolution: float | None = 1,
+    resolution: float | None | Sequence[float] = 1,
     *,
     restrict_to: tuple[str, Sequence[str]] | None = None,
     random_state: int = 0,
@@ -44,7 +47,8 @@ def leiden(
     adata
         Annotated matrix with a graph (``pp.neighbors``).
     resolution
-        Higher gives more clusters; None for a ``partition_type`` that takes none.
+        Higher gives more clusters; None for a ``partition_type`` that takes none. Of several, the graph is handed over
+        once, and each has a key of its own: ``leiden_0.5``, ``leiden_1``.
     restrict_to
         ``(column, categories)``: divide only these cells further; their clusters are named
         ``<categories>,<cluster>``, and the column ``leiden_R``.
@@ -55,7 +59,7 @@ def leiden(
     adjacency
         Weights, n_obs x n_obs; instead of ``neighbors_key`` or ``obsp``.
     directed, use_weights
-        How the graph is read; None: directed for ``leidenalg``, undirected for ``igraph``.
+        How the graph is read; None: directed for ``leidenalg``, undirected for the others.
     n_iterations
         -1: until nothing improves.
     partition_type
@@ -65,9 +69,11 @@ def leiden(
     copy
         Return a changed copy.
     flavor
-        ``leidenalg`` or ``igraph``.
+        ``leidenalg``, ``igraph``, or ``sc_dask``: our own, as good by modularity, several times faster and with a
+        fraction of the memory, but with other labels than scanpy's.
     clustering_args
-        More options of ``leidenalg.find_partition`` or ``igraph.Graph.community_leiden``.
+        More options of ``leidenalg.find_partition`` or ``igraph.Graph.community_leiden``; of ``sc_dask``,
+        ``initial_membership``.
 
     Returns
     -------
@@ -76,9 +82,9 @@ def leiden(
     Writes
     ------
     obs ``key_added`` (n_obs) category, strings in natural order; uns ``key_added``: ``params``, and ``modularity``
-    of the clusters at resolution 1.
+    of the clusters at resolution 1. With several resolutions: ``<key_added>_<resolution>`` of each.
 
-    Passes: 0. Memory: about 150 bytes an edge.
+    Passes: 0. Memory: about 150 bytes an edge, 25 with ``flavor="sc_dask"``.
 
     Raises
     ------
@@ -96,12 +102,13 @@ def leiden(
     >>> adata.obs["leiden"].value_counts().to_dict()
     {'0': 30, '1': 30}
     """
-    weights = _adjacency(adata, adjacency, neighbors_key, obsp)
-    keep = None if restrict_to is None else _restricted(adata, *restrict_to)
-    partition = run.call(
-        cluster.leiden,
+    weights = partitions.chosen_graph(adata, adjacency, neighbors_key, obsp)
+    keep = None if restrict_to is None else partitions.restricted(adata, *restrict_to)
+    several, resolutions = partitions.checked_resolutions(resolution)
+    found = run.call(
+        cluster.leiden_at,
         weights if keep is None else weights[keep][:, keep],
-        resolution=resolution,
+        resolutions,
         flavor=flavor,
         directed=directed,
         use_weights=use_weights,
@@ -110,65 +117,13 @@ def leiden(
         partition_type=partition_type,
         clustering_args=clustering_args,
     )
-    groups = partition.labels.astype(str)
-    if restrict_to is not None:
-        key_added = "leiden_R" if key_added == "leiden" else key_added
-        groups = _renamed(adata, *restrict_to, keep=keep, groups=groups)
     params = {
-        "resolution": resolution,
         "random_state": random_state,
         "n_iterations": n_iterations,
         "flavor": flavor,
-        "versions": slots.versions("igraph", *(["leidenalg"] if flavor == "leidenalg" else [])),
+        "versions": slots.versions(*_PACKAGES[flavor]),
     }
+    name = "leiden_R" if restrict_to is not None and key_added == "leiden" else key_added
     adata = adata.copy() if copy else adata
-    slots.write(
-        adata,
-        {
-            ("obs", key_added): _categorical(groups),
-            ("uns", key_added): {"params": params, "modularity": partition.modularity},
-        },
-        writer="tl.leiden",
-    )
+    partitions.write(adata, found, resolutions, name, several, params, restrict_to, keep, writer="tl.leiden")
     return adata if copy else None
-
-
-def _adjacency(
-    adata: AnnData, adjacency: sp.csr_matrix | None, neighbors_key: str | None, obsp: str | None
-) -> sp.csr_matrix:
-    if adjacency is None:
-        return get.graph(adata, neighbors_key, obsp)
-    if neighbors_key is not None or obsp is not None:
-        raise InputError("found adjacency together with neighbors_key or obsp", "one graph")
-    if not sp.issparse(adjacency) or adjacency.shape != (adata.n_obs, adata.n_obs):
-        raise InputError(
-            f"found an adjacency of type {type(adjacency).__name__} and shape {getattr(adjacency, 'shape', None)}",
-            f"a sparse matrix of shape {(adata.n_obs, adata.n_obs)}",
-        )
-    return adjacency.tocsr()
-
-
-def _restricted(adata: AnnData, key: str, categories: Sequence[str]) -> NDArray[np.bool_]:
-    column = get.column(adata, key)
-    if isinstance(categories, str) or not all(isinstance(c, str) for c in categories):
-        raise InputError(f"found restrict_to categories {categories!r}", "a list of strings, '1' instead of 1")
-    known = set(column.astype(str).unique())
-    missing = [c for c in categories if c not in known]
-    if missing or not categories:
-        raise MissingKeyError(f"no category {missing} in obs[{key!r}]", "one or more of: " + ", ".join(sorted(known)))
-    return column.astype(str).isin(categories).to_numpy()
-
-
-def _renamed(
-    adata: AnnData, key: str, categories: Sequence[str], *, keep: NDArray[np.bool_] | None, groups: NDArray[np.str_]
-) -> NDArray[Any]:
-    out = get.column(adata, key).astype(str).to_numpy(dtype=object)
-    prefix = "-".join(categories) + ","
-    out[keep] = [prefix + group for group in groups]
-    return out
-
-
-def _categorical(groups: NDArray[Any]) -> pd.Categorical:
-    from natsort import natsorted
-
-    return pd.Categorical(groups, categories=natsorted(map(str, np.unique(groups))))

@@ -13,7 +13,7 @@ import scipy.sparse as sp
 import sc_dask as sd
 from sc_dask.errors import InputError, MissingKeyError
 
-FLAVORS = ("leidenalg", "igraph")
+FLAVORS = ("leidenalg", "igraph")  # those of scanpy
 
 
 def grouped() -> ad.AnnData:
@@ -134,3 +134,61 @@ def test_leiden__missing_things_are_named() -> None:
     with pytest.raises(InputError, match="'beta_'"):
         sd.tl.leiden(adata, flavor="igraph", beta_=1)
     assert "leiden" not in adata.obs and "leiden" not in adata.uns
+
+
+@pytest.mark.parametrize("flavor", [*FLAVORS, "sc_dask"])
+def test_leiden__several_resolutions_have_a_key_each(tmp_path: Path, flavor: str) -> None:
+    adata = grouped()
+    sd.tl.leiden(adata, [0.5, 8], flavor=flavor, random_state=3)
+    one = adata.copy()
+    sd.tl.leiden(one, 8, flavor=flavor, random_state=3)
+    assert "leiden" not in adata.obs
+    assert adata.obs["leiden_8"].tolist() == one.obs["leiden"].tolist()
+    assert adata.obs["leiden_0.5"].nunique() < adata.obs["leiden_8"].nunique()
+    assert [adata.uns[f"leiden_{r}"]["params"]["resolution"] for r in ("0.5", "8")] == [0.5, 8]
+    assert adata.uns["leiden_0.5"]["modularity"] != adata.uns["leiden_8"]["modularity"]
+    adata.write_h5ad(tmp_path / "a.h5ad")
+    back = ad.read_h5ad(tmp_path / "a.h5ad")
+    assert back.uns["leiden_8"]["params"]["flavor"] == flavor
+
+
+@pytest.mark.parametrize("resolution", [[], [1, 1], [-1], ["1"], [None, 1]])
+def test_leiden__bad_resolutions_are_named(resolution: Any) -> None:
+    with pytest.raises(InputError, match="found resolution="):
+        sd.tl.leiden(grouped(), resolution)
+
+
+def test_leiden__our_own_is_as_good_as_igraphs_on_real_cells(pbmc3k_graph: ad.AnnData) -> None:
+    found = {}
+    for flavor in ("igraph", "sc_dask"):
+        quality, labels = [], []
+        for seed in range(5):
+            adata = pbmc3k_graph.copy()
+            sd.tl.leiden(adata, flavor=flavor, random_state=seed)
+            quality.append(adata.uns["leiden"]["modularity"])
+            labels.append(adata.obs["leiden"])
+        found[flavor] = np.median(quality), labels
+    assert found["sc_dask"][0] > found["igraph"][0] - 0.001
+    between = [sd.metrics.ari(a, b) for a in found["sc_dask"][1] for b in found["igraph"][1]]
+    within = [sd.metrics.ari(a, b) for a in found["igraph"][1] for b in found["igraph"][1] if a is not b]
+    assert np.median(between) > np.median(within) - 0.05
+
+
+def test_leiden__our_own_reads_a_directed_graph_both_ways() -> None:
+    adata = grouped()
+    sd.tl.leiden(adata, flavor="sc_dask", obsp="distances", use_weights=False)
+    assert sd.metrics.ari(adata.obs["leiden"], adata.obs["truth"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"directed": True}, "directed=True with flavor='sc_dask'"),
+        ({"partition_type": int}, "partition_type with flavor='sc_dask'"),
+        ({"beta": 1}, "'beta'"),
+        ({"initial_membership": [1, 2]}, r"initial_membership of shape \(2,\)"),
+    ],
+)
+def test_leiden__options_that_ours_does_not_take_are_named(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        sd.tl.leiden(grouped(), flavor="sc_dask", **options)

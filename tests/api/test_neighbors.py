@@ -133,7 +133,7 @@ def test_neighbors__few_cells_are_warned_of() -> None:
     ("options", "message"),
     [
         ({"knn": False}, "knn=False"),
-        ({"method": "jaccard"}, "method='jaccard'"),
+        ({"method": "cosine"}, "method='cosine'"),
         ({"transformer": "rapids"}, "transformer='rapids'"),
         ({"transformer": object}, "transformer="),
         ({"metric": "hamming"}, "metric='hamming'"),

@@ -19,15 +19,32 @@ def grouped() -> ad.AnnData:
     return adata
 
 
-def test_umap__coordinates_are_scanpys_and_as_trustworthy_as_umap_learns(data_dir: Path) -> None:
+@pytest.fixture(scope="module")
+def pbmc3k(data_dir: Path) -> ad.AnnData:
+    full = ad.read_h5ad(data_dir / "pbmc3k" / "pbmc3k_processed_reference.h5ad")
+    adata = ad.AnnData(full.X[:, :60], obsm={"X_pca": full.obsm["X_pca"]})
+    sd.pp.neighbors(adata)
+    return adata
+
+
+@pytest.mark.parametrize("init_pos", ["spectral", "multilevel", "random"])
+def test_umap__is_as_good_as_umap_learns(pbmc3k: ad.AnnData, init_pos: str) -> None:
+    ours, theirs = pbmc3k.copy(), pbmc3k.copy()
+    sd.tl.umap(ours, init_pos=init_pos, random_state=1)
+    sd.tl.umap(theirs, init_pos=init_pos.replace("multilevel", "spectral"), random_state=1, method="umap-learn")
+    for measure in (sd.metrics.trustworthiness, sd.metrics.neighborhood_preservation):
+        found = [measure(a.obsm["X_pca"], a.obsm["X_umap"], n_cells=3000) for a in (ours, theirs)]
+        assert found[0] > found[1] - 0.01, measure.__name__
+
+
+def test_umap__umap_learns_coordinates_are_scanpys(pbmc3k: ad.AnnData) -> None:
     import scanpy as sc
     from umap import UMAP
 
-    full = ad.read_h5ad(data_dir / "pbmc3k" / "pbmc3k_processed_reference.h5ad")
-    ours = ad.AnnData(full.X[:, :60], obsm={"X_pca": full.obsm["X_pca"]})[::3].copy()
+    ours = pbmc3k[::3].copy()
     sd.pp.neighbors(ours)
     theirs = ours.copy()
-    sd.tl.umap(ours, random_state=1)
+    sd.tl.umap(ours, random_state=1, method="umap-learn")
     sc.tl.umap(theirs, random_state=1)
     np.testing.assert_allclose(ours.obsm["X_umap"], theirs.obsm["X_umap"], atol=1e-4)
     assert ours.uns["umap"]["params"] == pytest.approx(theirs.uns["umap"]["params"])

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 
-from sc_dask.graph.connectivities import METHODS, distances_matrix, gauss, umap
+from sc_dask.graph.connectivities import METHODS, distances_matrix, gauss, jaccard, umap
 from sc_dask.graph.neighbors import KNN, knn
 
 
@@ -44,7 +44,7 @@ def test_weights__are_a_symmetric_graph(method: str, kind: str) -> None:
     assert abs(w - w.T).max() == 0
     assert np.isfinite(w.data).all() and w.data.min() > 0 and w.data.max() <= 1 + 1e-6
     assert (w.diagonal() == 0).all()
-    if kind == "plain":  # every cell is joined to its nearest neighbour
+    if kind == "plain" and method != "jaccard":  # every cell is joined to its nearest neighbour
         assert (np.asarray(w[np.arange(400), found.indices[:, 1]]) > 0).all()
 
 
@@ -70,3 +70,13 @@ def test_distances_matrix__keeps_zeros_and_order() -> None:
     assert (m.dtype, m.indptr.dtype) == (np.float32, np.int32)
     lengths[:] = 9
     assert m.data.max() == 4  # a copy
+
+
+def test_jaccard__equals_the_formula() -> None:
+    found = knn(points("plain")[:60], 8)
+    sets = [set(row[1:].tolist()) for row in found.indices]
+    expected = np.zeros((60, 60))
+    for i in range(60):
+        for j in sets[i]:
+            expected[i, j] = len(sets[i] & sets[j]) / len(sets[i] | sets[j])
+    np.testing.assert_allclose(jaccard(found).toarray(), (expected + expected.T) / 2, atol=1e-6)

@@ -128,8 +128,12 @@ CASES = (
     Case("pp.neighbors", 0, 0, reduced, {"n_neighbors": 10}),
     Case("pp.neighbors", 0, 0, reduced, {"n_neighbors": 10, "key_added": "mine"}),
     Case("tl.leiden", 0, 0, connected),
+    Case("tl.leiden", 0, 0, connected, {"resolution": [0.5, 2], "flavor": "sc_dask"}),
+    Case("tl.louvain", 0, 0, connected),
+    Case("tl.louvain", 0, 0, connected, {"flavor": "sc_dask", "use_weights": True}),
     Case("tl.umap", 0, 0, connected),
-    Case("tl.umap", 0, 0, connected, {"key_added": "map", "maxiter": 20}),
+    Case("tl.umap", 0, 0, connected, {"key_added": "map", "maxiter": 20, "init_pos": "multilevel"}),
+    Case("tl.umap", 0, 0, connected, {"maxiter": 20, "method": "umap-learn"}),
 )
 READING = tuple(c for c in CASES if c.reads)
 
@@ -138,7 +142,10 @@ ABSENT = {
     "pp.calculate_qc_metrics": {"parallel"},  # deprecated, without effect
     "pp.log1p": {"chunked", "chunk_size", "obsm"},  # every X is in chunks; embeddings are in memory
     "pp.pca": {"return_info", "use_highly_variable"},  # for plain arrays; deprecated for mask_var
+    "tl.louvain": {"directed", "partition_type", "partition_kwargs"},  # of the package louvain, no longer kept
     "tl.rank_genes_groups": {"tie_correct", "kwds"},  # of the methods wilcoxon and logreg
 }
+# Parameters whose default is another one.
+OTHER_DEFAULTS = {"tl.louvain": {"flavor"}}  # scanpy's needs the package louvain
 # Parameters that scanpy does not have.
 OWN = {"pp.neighbors": {"min_recall"}}

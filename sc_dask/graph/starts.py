@@ -1,0 +1,154 @@
+"""Where a layout starts: eigenvectors of the graph, principal components, chance, or the layout of a coarser graph."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+import scipy.sparse as sp
+from numpy.typing import NDArray
+
+from sc_dask.graph import optimise
+from sc_dask.graph.coarsen import Scales, scales
+from sc_dask.graph.order import Ordered
+
+STARTS = ("spectral", "multilevel", "random", "pca")
+_EXTENT = 10.0  # of the start along its longest axis, as in umap-learn
+_NOISE = 1e-4
+_SCATTER = 0.1  # of the nodes of a group about its place
+# Eigenvectors are taken of a graph of at most so many nodes and carried to finer ones by averaging over neighbours.
+_SMALLEST = 4096
+_N_SMOOTHED = 8
+# Rounds at the coarsest graph, at those between, and at all cells.
+_COARSE_EPOCHS, _BETWEEN_EPOCHS, _FINE_EPOCHS = 300, 100, 70
+_FINE_ALPHA = 0.3  # of the learning rate: what is laid out already only needs mending
+
+
+@dataclass(frozen=True)
+class Placed:
+    """A graph in an order of its own, its coarser scales, and what its nodes were found in, in that order if asked."""
+
+    scales: Scales
+    x: Callable[[], NDArray[np.float32]]
+
+    @classmethod
+    def of(cls, nodes: Ordered, x: NDArray[np.float32], seed: int) -> Placed:
+        return cls(scales(nodes.graph, smallest=_SMALLEST, seed=seed), lambda: nodes.from_original(x))
+
+
+def start(placed: Placed, n_components: int, init: str | NDArray[np.float32], seed: int) -> NDArray[np.float32]:
+    """Return first coordinates of the nodes of a graph, ``n x n_components``."""
+    rng = np.random.default_rng(seed)
+    if not isinstance(init, str):
+        return _stretched(init)
+    if init == "random":
+        return rng.uniform(-_EXTENT, _EXTENT, (placed.scales.graphs[0].n, n_components)).astype(np.float32)
+    if init == "pca":
+        return _scaled(_pca(placed.x(), n_components), rng)
+    coords = _spectral(placed, n_components, seed)
+    for i in range(len(placed.scales.labels) - 1, -1, -1):
+        coords = _smoothed(placed.scales.graphs[i].adjacency, coords[placed.scales.labels[i]])
+    return _scaled(coords, rng)
+
+
+def multilevel(
+    placed: Placed,
+    n_components: int,
+    force: optimise.Force,
+    how: optimise.How,
+    n_epochs: int | None,
+) -> NDArray[np.float32]:
+    """Lay out a coarse graph, then finer ones from there; ``n_epochs`` (None: 70) rounds over all nodes at the end."""
+    rng = np.random.default_rng(how.seed)
+    at_scales = placed.scales
+    last = len(at_scales.graphs) - 1
+    fine = _FINE_EPOCHS if n_epochs is None else n_epochs
+    rounds = [fine if i == 0 else _BETWEEN_EPOCHS for i in range(last)] + [_COARSE_EPOCHS if last else 500]
+    coords = _scaled(_spectral(placed, n_components, how.seed), rng)
+    done = 0
+    for i in range(last, -1, -1):
+        if i < last:
+            coords = coords[at_scales.labels[i]]
+            coords += rng.normal(scale=_SCATTER, size=coords.shape).astype(np.float32)
+        level = at_scales.graphs[i].adjacency if i == 0 else _comparable(at_scales.graphs[i].adjacency)
+        order = None if i == last else Scales(at_scales.graphs[i:], at_scales.labels[i:]).order()
+        gentle = replace(force, alpha=force.alpha * (1 if i == last else _FINE_ALPHA))
+        coords = optimise.optimise(level, coords, gentle, rounds[i], how, order=order, done=done, of=sum(rounds))
+        done += rounds[i]
+    return coords
+
+
+def _spectral(placed: Placed, n_components: int, seed: int) -> NDArray[np.float32]:
+    """Return eigenvectors of the coarsest graph; of one in parts, principal components, which tell the parts apart."""
+    from scipy.sparse.csgraph import connected_components
+    from scipy.sparse.linalg import ArpackNoConvergence, eigsh
+
+    coarsest = placed.scales.graphs[-1]
+    n = coarsest.n
+
+    def by_components() -> NDArray[np.float32]:
+        return _pca(placed.scales.means(placed.x())[-1], n_components)
+
+    if n <= n_components + 1 or connected_components(coarsest.adjacency, directed=False)[0] > 1:
+        return by_components()
+    scale = sp.diags_array(1 / np.sqrt(coarsest.strengths))
+    operator = (scale @ coarsest.adjacency.astype(np.float64) @ scale).tocsr()
+    if n < 64:
+        _, vectors = np.linalg.eigh(operator.toarray())
+        return vectors[:, -2 : -n_components - 2 : -1].astype(np.float32)
+    first = np.sqrt(
+        coarsest.strengths
+    )  # the trivial eigenvector and chance, so that Lanczos begins the same every time
+    first = first / np.linalg.norm(first) + np.random.default_rng(seed).normal(scale=0.1 / np.sqrt(n), size=n)
+    n_wanted = n_components + 1
+    try:
+        values, vectors = eigsh(
+            operator, n_wanted, which="LA", v0=first, tol=1e-4, ncv=min(n - 1, max(60, 2 * n_wanted + 1)), maxiter=2000
+        )
+    except ArpackNoConvergence:
+        return by_components()
+    chosen = vectors[:, np.argsort(-values)[1:]] * np.sqrt(coarsest.strengths.mean() / coarsest.strengths)[:, None]
+    return np.asarray(chosen, dtype=np.float32)
+
+
+def _smoothed(adjacency: sp.csr_matrix, coords: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Average coordinates over neighbours some times: eigenvectors of a coarser graph become smooth."""
+    strengths = np.maximum(np.asarray(adjacency.sum(axis=1)).ravel(), np.finfo(np.float32).tiny)[:, None]
+    for _ in range(_N_SMOOTHED):
+        coords = ((coords + (adjacency @ coords) / strengths) / 2).astype(np.float32)
+    return coords
+
+
+def _pca(x: NDArray[np.float32], n_components: int) -> NDArray[np.float32]:
+    centred = x - x.mean(axis=0, dtype=np.float64).astype(np.float32)
+    gram = (centred.T @ centred).astype(np.float64)
+    _, axes = np.linalg.eigh(gram)
+    coords = np.zeros((x.shape[0], n_components), np.float32)
+    n = min(n_components, x.shape[1])
+    coords[:, :n] = centred @ axes[:, ::-1][:, :n].astype(np.float32)
+    return coords
+
+
+def _scaled(coords: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.float32]:
+    """Scale to umap-learn's extent, add a little noise so that no two nodes coincide, and stretch."""
+    largest = float(np.abs(coords).max()) or 1.0
+    coords = coords * np.float32(_EXTENT / largest)
+    return _stretched(coords + rng.normal(scale=_NOISE, size=coords.shape).astype(np.float32))
+
+
+def _stretched(coords: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Move every axis to 0 ... 10, as umap-learn does with every start."""
+    low, high = coords.min(axis=0), coords.max(axis=0)
+    return (_EXTENT * (coords - low) / np.where(high > low, high - low, 1)).astype(np.float32)
+
+
+def _comparable(adjacency: sp.csr_matrix) -> sp.csr_matrix:
+    """Weigh edges between groups by the strengths of both: groups differ in size, and so do sums of weights."""
+    graph = adjacency.tocoo()
+    there = graph.row != graph.col
+    row, col, data = graph.row[there], graph.col[there], graph.data[there]
+    largest = np.zeros(adjacency.shape[0])
+    np.maximum.at(largest, row, data)
+    data = data / np.sqrt(largest[row] * largest[col])
+    return sp.csr_matrix((np.minimum(data, 1).astype(np.float32), (row, col)), shape=adjacency.shape)
