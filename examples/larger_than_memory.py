@@ -95,10 +95,10 @@ def main() -> None:
         sd.pp.neighbors(adata)
 
     with stage("leiden", peaks):
-        sd.tl.leiden(adata, flavor="igraph", n_iterations=2, directed=False)
+        sd.tl.leiden(adata, flavor="sc_dask", n_iterations=2)
 
     with stage("umap", peaks):
-        sd.tl.umap(adata)
+        sd.tl.umap(adata, init_pos="multilevel")
 
     with stage("markers", peaks):
         sd.tl.rank_genes_groups(adata, "leiden", pts=True)

@@ -22,14 +22,6 @@ _ROWS: tuple[dict[str, Any], ...] = (
         "machine": "8 threads",
         "source": "reported for 1.3 M cells",
     },
-    {
-        "engine": "BPCells 0.3.1",
-        "n_obs": 100_000,
-        "seconds": 23,
-        "memory": "0.6 GB",
-        "machine": "two cores",
-        "source": "reported for 100,000 cells, after a conversion of 8 s",
-    },
 )
 
 

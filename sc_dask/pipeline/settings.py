@@ -92,7 +92,7 @@ class Leiden:
     """As ``tl.leiden``."""
 
     resolution: float = 1.0
-    flavor: str = "igraph"
+    flavor: str = "sc_dask"
     n_iterations: int = 2
     random_state: int = 0
 
@@ -105,6 +105,8 @@ class UMAP:
     spread: float = 1.0
     n_components: int = 2
     maxiter: int | None = None
+    init_pos: str = "multilevel"
+    method: str = "umap"
     random_state: int = 0
 
 
@@ -265,12 +267,14 @@ _RANGES: dict[str, Test] = {
     "neighbors.metric": _one_of(*METRICS),
     "neighbors.min_recall": ("a number from 0 to 1", lambda v: 0 <= v <= 1),
     "leiden.resolution": _ABOVE_0,
-    "leiden.flavor": _one_of("igraph", "leidenalg"),
+    "leiden.flavor": _one_of("sc_dask", "igraph", "leidenalg"),
     "leiden.n_iterations": ("1 or more, or -1 (until nothing improves)", lambda v: v >= 1 or v == -1),
     "umap.min_dist": _least(0),
     "umap.spread": _ABOVE_0,
     "umap.n_components": _least(1),
     "umap.maxiter": _least(1),
+    "umap.init_pos": _one_of("multilevel", "spectral", "random", "pca"),
+    "umap.method": _one_of("umap", "umap-learn"),
     "markers.method": _one_of("t-test", "t-test_overestim_var"),
     "markers.n_genes": _least(1),
     "write.x": _one_of("normalized", "counts", "none"),
@@ -313,6 +317,10 @@ def _check_together(s: Settings) -> None:
             f"neighbors.n_pcs is {s.neighbors.n_pcs} and pca.n_comps {n_comps}", f"at most {n_comps}",
             f"pca: {{n_comps: {s.neighbors.n_pcs}}}",
         )  # fmt: skip
+    if s.umap.method == "umap-learn" and s.umap.init_pos == "multilevel":
+        raise InputError(
+            "umap.method is umap-learn and umap.init_pos multilevel", "a start that it has", "umap: {init_pos: spectral}"
+        )
     if s.umap.min_dist > s.umap.spread:
         raise InputError(
             f"umap.min_dist is {s.umap.min_dist:g} and umap.spread {s.umap.spread:g}", "at most the spread"

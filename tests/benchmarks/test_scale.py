@@ -123,7 +123,7 @@ def test_published__are_never_in_ratios() -> None:
     rows = published.rows(1_306_127)
     assert len(rows) == 2 and all(r["kind"] == "published" and r["source"] and r["machine"] for r in rows)
     assert not any("times_ours" in r or "times_floor_zarr" in r for r in rows)
-    assert [r["engine"] for r in published.rows(100_000)] == ["BPCells 0.3.1"] and not published.rows(5_000)
+    assert not published.rows(100_000) and not published.rows(5_000)
 
 
 def test_engine_rows__ratios_of_medians_and_other_genes_are_told() -> None:
