@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import dask.array as da
 import numpy as np
 import pandas as pd
 import scipy.sparse as sp
+from dask.local import get_sync
 
 from sc_dask import slots
 from sc_dask.array import run
 from sc_dask.array.blocks import RowBlocks, collect_rows, from_array
 from sc_dask.errors import InputError, MissingKeyError
+from sc_dask.graph.compact import Compact
 from sc_dask.kernels.csr import to_dense
 
 if TYPE_CHECKING:
@@ -150,6 +153,38 @@ def embedding(adata: AnnData, use_rep: str | None = None, n_pcs: int | None = No
     return x
 
 
+def embedding_rows(
+    adata: AnnData, use_rep: str | None = None, n_pcs: int | None = None
+) -> tuple[tuple[int, int], Callable[[int, int], np.ndarray], bool]:
+    """Return the shape of what `embedding` returns, a function that reads some rows of it, and whether it is lazy."""
+    lazy = adata.obsm.get(use_rep or "X_pca") if use_rep != "X" and n_pcs != 0 else None
+    if not isinstance(lazy, da.Array):
+        x = embedding(adata, use_rep, n_pcs)
+        return (x.shape[0], x.shape[1]), partial(_rows, x), False
+    if n_pcs:
+        lazy = lazy[:, :n_pcs]
+    return (lazy.shape[0], lazy.shape[1]), partial(_lazy_rows, lazy), True
+
+
+def _rows(x: np.ndarray, begin: int, end: int) -> np.ndarray:
+    return np.ascontiguousarray(x[begin:end], dtype=np.float32)
+
+
+def _lazy_rows(x: da.Array, begin: int, end: int) -> np.ndarray:
+    """Read rows in this very thread: a task must not ask the cluster that it runs on."""
+    part = x[begin:end]
+    blocks = get_sync(dict(part.dask), part.__dask_keys__())
+    return np.ascontiguousarray(np.block([list(row) for row in blocks]), dtype=np.float32)
+
+
+def compact_graph(adata: AnnData, neighbors_key: str | None = None) -> Compact | None:
+    """Return the compact graph of ``pp.neighbors(compact=True)``; None if the graph is not compact."""
+    entry = adata.uns.get("neighbors" if neighbors_key is None else neighbors_key)
+    if entry is None or "compact" not in entry:
+        return None
+    return Compact.opened(str(entry["compact"]["folder"]), adata.n_obs)
+
+
 def graph(adata: AnnData, neighbors_key: str | None = None, obsp: str | None = None) -> sp.csr_matrix:
     """Return the connectivities (n_obs, n_obs) of a neighbour graph, or any matrix of obsp."""
     if obsp is not None and neighbors_key is not None:
@@ -158,6 +193,12 @@ def graph(adata: AnnData, neighbors_key: str | None = None, obsp: str | None = N
         key = "neighbors" if neighbors_key is None else neighbors_key
         if key not in adata.uns:
             raise MissingKeyError(f"no {key!r} in adata.uns", "a neighbour graph", "pp.neighbors(adata)")
+        if "compact" in adata.uns[key]:
+            raise MissingKeyError(
+                f"the graph {key!r} is compact and not in adata.obsp",
+                "a graph of all cells",
+                "pp.neighbors(compact=False)",
+            )
         obsp = adata.uns[key].get("connectivities_key", "connectivities")
     if obsp not in adata.obsp:
         raise MissingKeyError(f"no {obsp!r} in adata.obsp", f"one of: {_listed(adata.obsp)}", "pp.neighbors(adata)")

@@ -98,6 +98,8 @@ SLOTS: tuple[Slot, ...] = (
     Slot("obsp", "{}_distances", "n_obs x n_obs", "float", "pp.neighbors", "the same, under key_added"),
     Slot("obsp", "{}_connectivities", "n_obs x n_obs", "float32", "pp.neighbors", "the same, under key_added"),
     Slot("uns", "{}", "", "dict", "pp.neighbors", "the same, under key_added"),
+    Slot("obs", "landmark", "n_obs", "int32", "pp.neighbors", "landmark of the cell in a compact graph"),
+    Slot("obs", "{}_landmark", "n_obs", "int32", "pp.neighbors", "the same, under key_added"),
     Slot("obs", "{}", "n_obs", "category", "tl.leiden", "cluster of the cell"),
     Slot("uns", "{}", "", "dict", "tl.leiden", "params and modularity, one entry per key"),
     Slot("obs", "{}", "n_obs", "category", "tl.louvain", "cluster of the cell"),

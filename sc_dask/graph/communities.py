@@ -57,31 +57,40 @@ def aggregate(adjacency: sp.csr_matrix, labels: NDArray[np.int32]) -> sp.csr_mat
     Memory: 12 bytes for each pair of groups that touch, and per thread 12 a group.
     """
     n_groups = int(labels.max()) + 1 if labels.size else 0
-    nodes, starts = kernels.members_of(labels, n_groups)
-    threads = config.n_threads()
-    step = max(1, -(-n_groups // threads))
+    return aggregate_rows(adjacency, labels, n_groups, labels, n_groups, config.n_threads())
+
+
+def aggregate_rows(
+    rows: sp.csr_matrix,
+    row_labels: NDArray[np.int32],
+    n_groups: int,
+    labels: NDArray[np.int32],
+    n_labels: int,
+    n_jobs: int,
+) -> sp.csr_matrix:
+    """Return the weights from the groups of some rows (``n_groups``) to the groups of all columns (``n_labels``)."""
+    nodes, starts = kernels.members_of(row_labels, n_groups)
+    step = max(1, -(-n_groups // n_jobs))
     begins = range(0, n_groups, step)
     sizes = np.zeros(n_groups, np.int64)
-    a = adjacency
+    given = (labels, n_labels, nodes, starts)
+    a = rows
     threaded(
-        lambda c: kernels.aggregate_sizes(
-            a.indptr, a.indices, labels, nodes, starts, c, min(c + step, n_groups), sizes
-        ),
+        lambda c: kernels.aggregate_sizes(a.indptr, a.indices, *given, c, min(c + step, n_groups), sizes),
         begins,
-        threads,
+        n_jobs,
     )
     indptr = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
     indices, weights = np.empty(indptr[-1], np.int32), np.empty(indptr[-1])
+    into = (indptr, indices, weights)
     threaded(
-        lambda c: kernels.aggregate(
-            a.indptr, a.indices, a.data, labels, nodes, starts, c, min(c + step, n_groups), indptr, indices, weights
-        ),
+        lambda c: kernels.aggregate(a.indptr, a.indices, a.data, *given, c, min(c + step, n_groups), *into),
         begins,
-        threads,
+        n_jobs,
     )
     if indptr[-1] < np.iinfo(np.int32).max:
         indptr = indptr.astype(np.int32)
-    return sp.csr_matrix((weights, indices, indptr), shape=(n_groups, n_groups))
+    return sp.csr_matrix((weights, indices, indptr), shape=(n_groups, n_labels))
 
 
 def communities(

@@ -39,7 +39,9 @@ class Effort:
 
 
 @dataclass
-class _Lists:
+class Lists:
+    """Neighbours so far, nearest first."""
+
     indices: NDArray[np.int32]  # n_obs x k, positions in the sorted rows, the cell itself left out
     distances: NDArray[np.float32]  # squared
     fresh: NDArray[np.uint8]
@@ -74,16 +76,17 @@ def search(
     sample = np.sort(np.random.default_rng(seed).choice(p.rows.size, min(_N_SAMPLE, p.rows.size), replace=False))
     true = _true_distances(x, sample, n_neighbors - 1, n_jobs)
     attempts: list[tuple[Effort, float]] = []
-    n_candidates = max(round(_CANDIDATES * x.shape[0] ** _POWER), 8 * n_neighbors)
+    n_candidates = first_candidates(x.shape[0], n_neighbors)
     while True:
-        lists = _within_clusters(x, p, n_neighbors - 1, n_candidates, n_jobs)
+        near = near_clusters(p, n_candidates, n_jobs=n_jobs)
+        lists = within_clusters(x, p, near, n_neighbors - 1, n_jobs)
         n_rounds = 0
         while True:
-            changed = _descended(x, lists, n_jobs)
+            changed = descended(x, lists, n_jobs)
             n_rounds += 1
             found = _settled(x, lists, p, n_jobs)
             at = p.rows[sample]
-            attempts.append((Effort(n_candidates, n_rounds), _recall(found[1][at], true)))
+            attempts.append((Effort(n_candidates, n_rounds), recall_of(found[1][at], true)))
             if attempts[-1][1] >= min_recall:
                 return found, attempts
             if changed < _SETTLED:
@@ -93,20 +96,34 @@ def search(
         n_candidates *= 4
 
 
-def _recall(found: NDArray[np.float32], true: NDArray[np.float32]) -> float:
+def first_candidates(n_obs: int, n_neighbors: int) -> int:
+    """Return the number of rows that the cells of a cluster are compared with at first."""
+    return max(round(_CANDIDATES * n_obs**_POWER), 8 * n_neighbors)
+
+
+def recall_of(found: NDArray[np.float32], true: NDArray[np.float32]) -> float:
     """Return the share of found neighbours that are not farther than the farthest true one."""
     return float((found[:, 1:] <= true[:, -1:] * np.float32(1 + 1e-5)).mean())
 
 
 def _true_distances(x: NDArray[np.float32], rows: NDArray[np.intp], k: int, n_jobs: int) -> NDArray[np.float32]:
     """Return the distances of ``rows`` to their ``k`` nearest of all others, ascending."""
+    return nearest_distances(x, x[rows], rows, k, n_jobs)
+
+
+def nearest_distances(
+    x: NDArray[np.float32], queries: NDArray[np.float32], rows: NDArray[np.intp], k: int, n_jobs: int
+) -> NDArray[np.float32]:
+    """Return the distances of ``queries`` to the ``k`` nearest rows of ``x``, ascending; infinity where too few.
+
+    ``rows`` says which row of ``x`` each query is, and so not its own neighbour; -1: none.
+    """
     n_obs = x.shape[0]
-    held = min(k + _SPARE, n_obs - 1)
+    held = min(k + _SPARE, n_obs)
     centre = x.mean(axis=0, dtype=np.float64).astype(np.float32)
-    own = x[rows] - centre
+    own = queries - centre
     own_norms = np.einsum("ij,ij->i", own, own)
-    whole, starts = np.array([0]), np.arange(0, n_obs + _TRUTH_ROWS, _TRUTH_ROWS)
-    starts[-1] = n_obs
+    whole, starts = np.array([0]), np.append(np.arange(0, n_obs, _TRUTH_ROWS), n_obs)
 
     def compare(b: int) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
         n = int(starts[b + 1] - starts[b])
@@ -115,7 +132,7 @@ def _true_distances(x: NDArray[np.float32], rows: NDArray[np.intp], k: int, n_jo
         indices, distances = np.full((rows.size, held), -1, np.int32), np.full((rows.size, held), np.inf, np.float32)
         for first in range(0, n, _COLUMNS_AT_ONCE):
             part = slice(first, first + _COLUMNS_AT_ONCE)
-            # A query is left out by its distance of 0 below: the queries do not stand in a row.
+            # No row is numbered as low as this: queries do not stand in a row, and are left out below.
             kernels.take_nearest(
                 own @ others[part].T, own_norms, norms[part], -rows.size, names[part], indices, distances
             )
@@ -125,15 +142,16 @@ def _true_distances(x: NDArray[np.float32], rows: NDArray[np.intp], k: int, n_jo
     indices, distances = (np.concatenate([f[i] for f in found], axis=1) for i in range(2))
     distances[(indices == rows[:, None]) | (indices < 0)] = np.inf
     nearest = np.take_along_axis(indices, np.argsort(distances, axis=1, kind="stable")[:, :held], axis=1)
-    exact = np.linalg.norm(x[nearest].astype(np.float64) - x[rows].astype(np.float64)[:, None], axis=2)
+    exact = np.linalg.norm(x[nearest].astype(np.float64) - queries.astype(np.float64)[:, None], axis=2)
     exact[(nearest == rows[:, None]) | (nearest < 0)] = np.inf
-    return np.sort(exact, axis=1)[:, :k].astype(np.float32)
+    out = np.full((rows.size, k), np.inf, np.float32)
+    out[:, : min(k, held)] = np.sort(exact, axis=1)[:, :k]
+    return out
 
 
-def _within_clusters(x: NDArray[np.float32], p: Partition, k: int, n_candidates: int, n_jobs: int) -> _Lists:
-    """Compare every cell with the cells of its cluster and of the next ones."""
+def within_clusters(x: NDArray[np.float32], p: Partition, near: list[NDArray[np.int64]], k: int, n_jobs: int) -> Lists:
+    """Compare every row of ``x``, sorted by cluster, with the rows of its cluster and of those near (itself first)."""
     n_obs = x.shape[0]
-    near = near_clusters(p, n_candidates, n_jobs=n_jobs)
     indices = np.full((n_obs, k), -1, np.int32)
     distances = np.full((n_obs, k), np.inf, np.float32)
 
@@ -152,15 +170,15 @@ def _within_clusters(x: NDArray[np.float32], p: Partition, k: int, n_candidates:
             )
 
     threaded(compare, range(p.n_clusters), n_jobs)
-    return _Lists(indices, distances, np.ones((n_obs, k), np.uint8))
+    return Lists(indices, distances, np.ones((n_obs, k), np.uint8))
 
 
-def _descended(x: NDArray[np.float32], lists: _Lists, n_jobs: int) -> float:
+def descended(x: NDArray[np.float32], lists: Lists, n_jobs: int) -> float:
     """Offer every cell its neighbours' neighbours, in place; return the share of neighbours that were replaced."""
     n_obs, k = lists.indices.shape
     back, back_fresh = np.empty((n_obs, k), np.int32), np.zeros((n_obs, k), np.uint8)
     kernels.reverse(lists.indices, lists.fresh, back, back_fresh)
-    new = _Lists(lists.indices.copy(), lists.distances, np.zeros((n_obs, k), np.uint8))
+    new = Lists(lists.indices.copy(), lists.distances, np.zeros((n_obs, k), np.uint8))
     marks: queue.SimpleQueue[NDArray[np.int32]] = queue.SimpleQueue()
     for _ in range(n_jobs):
         marks.put(np.full(n_obs, -1, np.int32))
@@ -179,7 +197,7 @@ def _descended(x: NDArray[np.float32], lists: _Lists, n_jobs: int) -> float:
     return changed / max(1, n_obs * k)
 
 
-def _settled(x: NDArray[np.float32], lists: _Lists, p: Partition, n_jobs: int) -> Found:
+def _settled(x: NDArray[np.float32], lists: Lists, p: Partition, n_jobs: int) -> Found:
     n_obs, k = lists.indices.shape
     indices, distances = np.empty((n_obs, k + 1), np.int32), np.empty((n_obs, k + 1), np.float32)
 

@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 from sc_dask import config
 from sc_dask.errors import InputError
 from sc_dask.graph import optimise, starts
+from sc_dask.graph.compact import Compact, MapTasks
+from sc_dask.graph.compact import layout as compact_layout
 from sc_dask.graph.order import ordered
 
 METHODS = ("umap", "umap-learn")
@@ -88,14 +90,7 @@ def umap(
     if method not in METHODS:
         raise InputError(f"found method={method!r}", "one of " + ", ".join(METHODS))
     init = _checked_start(connectivities, x, n_components, init_pos, method)
-    if not isinstance(random_state, int | np.integer):
-        raise InputError(f"found random_state={random_state!r}", "an integer")
-    if min_dist > spread:
-        raise InputError(f"found min_dist={min_dist} and spread={spread}", "min_dist of at most spread")
-    if negative_sample_rate < 1:
-        raise InputError(f"found negative_sample_rate={negative_sample_rate}", "at least 1")
-    if a is None or b is None:
-        a, b = curve(spread, min_dist)
+    a, b = _checked(n_components, min_dist, spread, negative_sample_rate, random_state, a, b)
     n_obs = connectivities.shape[0]
     n_epochs = maxiter if maxiter is not None else (500 if n_obs <= 10000 else 200)
     if method == "umap-learn":
@@ -108,7 +103,7 @@ def umap(
     force = optimise.Force(float(a), float(b), float(gamma), int(negative_sample_rate), float(alpha))
     how = optimise.How(int(random_state), config.n_threads() if n_jobs is None else int(n_jobs), on_epoch)
     nodes = ordered(connectivities)
-    placed = starts.Placed.of(nodes, x, how.seed)
+    placed = starts.Placed.of(nodes, lambda: x, how.seed)
     if isinstance(init, str) and init == "multilevel":
         coords = starts.multilevel(placed, n_components, force, how, maxiter)
     else:
@@ -117,6 +112,52 @@ def umap(
         )
         coords = optimise.optimise(nodes.graph, first, force, n_epochs, how, order=placed.scales.order())
     return Layout(nodes.to_original(coords), float(a), float(b))
+
+
+def of_compact(
+    graph: Compact,
+    map_tasks: MapTasks,
+    *,
+    n_components: int = 2,
+    min_dist: float = 0.5,
+    spread: float = 1.0,
+    maxiter: int | None = None,
+    alpha: float = 1.0,
+    gamma: float = 1.0,
+    negative_sample_rate: int = 5,
+    random_state: int = 0,
+    a: float | None = None,
+    b: float | None = None,
+    n_jobs: int | None = None,
+) -> Layout:
+    """Return the UMAP layout of a compact graph: of its landmarks, then ``maxiter`` rounds (None: 30) of its cells."""
+    a, b = _checked(n_components, min_dist, spread, negative_sample_rate, random_state, a, b)
+    force = optimise.Force(a, b, float(gamma), int(negative_sample_rate), float(alpha))
+    how = optimise.How(int(random_state), config.n_threads() if n_jobs is None else int(n_jobs))
+    return Layout(compact_layout(graph, map_tasks, n_components, force, how, maxiter), a, b)
+
+
+def _checked(
+    n_components: int,
+    min_dist: float,
+    spread: float,
+    negative_sample_rate: int,
+    random_state: int,
+    a: float | None,
+    b: float | None,
+) -> tuple[float, float]:
+    """Return the curve, given or fitted, if all numbers are within their ranges."""
+    if n_components < 1:
+        raise InputError(f"found n_components={n_components}", "at least 1")
+    if not isinstance(random_state, int | np.integer):
+        raise InputError(f"found random_state={random_state!r}", "an integer")
+    if min_dist > spread:
+        raise InputError(f"found min_dist={min_dist} and spread={spread}", "min_dist of at most spread")
+    if negative_sample_rate < 1:
+        raise InputError(f"found negative_sample_rate={negative_sample_rate}", "at least 1")
+    if a is None or b is None:
+        return curve(spread, min_dist)
+    return float(a), float(b)
 
 
 def curve(spread: float, min_dist: float) -> tuple[float, float]:
@@ -164,8 +205,6 @@ def _checked_start(
             "as many cells in both",
             "run pp.neighbors again",
         )
-    if n_components < 1:
-        raise InputError(f"found n_components={n_components}", "at least 1")
     if not isinstance(init_pos, str):
         init = np.asarray(init_pos, dtype=np.float32)
         if init.shape != (n_obs, n_components) or not np.isfinite(init).all():

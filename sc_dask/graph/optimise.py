@@ -76,9 +76,9 @@ def optimise(
     step = max(256, -(-n // (how.n_jobs * _TASKS_A_THREAD)))
     with threads(how.n_jobs) as run:
         for t in range(n_epochs):
-            given = (*edges, old, shuffled, new, new_shuffled, rank, *tables)
-            last = (t, force.alpha * (1 - t / n_epochs), force.n_negative, how.seed)
-            run(partial(_moved, move, given, last, step), range(0, n, step))
+            given = (*edges, old, shuffled, new, *tables)
+            last = (t, force.alpha * (1 - t / n_epochs), force.n_negative, how.seed, 0)
+            run(partial(_moved, move, given, last, step, rank, new_shuffled), range(0, n, step))
             old, new, shuffled, new_shuffled = new, old, new_shuffled, shuffled
             if how.on_epoch is not None:
                 how.on_epoch(done + t + 1, of or n_epochs)
@@ -91,9 +91,18 @@ def optimise(
 Edges = tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.uint16]]
 
 
-def _moved(move: Any, given: tuple[Any, ...], last: tuple[Any, ...], step: int, a: int) -> None:
-    n = given[3].shape[0]
-    move(*given, a, min(a + step, n), *last)
+def _moved(
+    move: Any,
+    given: tuple[Any, ...],
+    last: tuple[Any, ...],
+    step: int,
+    rank: NDArray[np.int32],
+    new_shuffled: NDArray[np.float32],
+    a: int,
+) -> None:
+    end = min(a + step, rank.size)
+    move(*given, a, end, *last)
+    kernels.scatter(given[5], rank, a, end, new_shuffled)
 
 
 def _edges(graph: sp.csr_matrix, order: NDArray[np.int64] | None, n_epochs: int, n_jobs: int) -> Edges:

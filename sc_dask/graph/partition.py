@@ -73,7 +73,7 @@ def partition(x: NDArray[np.float32], size: int, *, seed: int, n_jobs: int) -> P
     n_coarse = max(1, round(n_clusters**0.5))
     n_sampled = min(n_obs, _SAMPLE_A_CLUSTER * n_coarse)
     sample = x[np.sort(rng.choice(n_obs, n_sampled, replace=False))] if n_sampled < n_obs else x
-    coarse = _in_order(_k_means(sample, n_coarse, rng))
+    coarse = coarse_centroids(sample, n_coarse, rng)
     begins = range(0, n_obs, _ROWS_AT_ONCE)
     parts = threaded(lambda a: nearest_centroid(x[a : a + _ROWS_AT_ONCE], coarse), begins, n_jobs)
     rows, starts = _sorted(np.concatenate(parts), n_coarse)
@@ -81,15 +81,20 @@ def partition(x: NDArray[np.float32], size: int, *, seed: int, n_jobs: int) -> P
 
     def divide(c: int) -> tuple[NDArray[np.int64], list[int], NDArray[np.float32]]:
         own = rows[starts[c] : starts[c + 1]]
-        return _divided(x[own], own, size, np.random.default_rng(seeds[c]))
+        return divided(x[own], own, size, np.random.default_rng(seeds[c]))
 
-    divided = threaded(divide, range(n_coarse), n_jobs)
-    sizes = np.concatenate([np.asarray(d[1], np.int64) for d in divided])
+    parts_of = threaded(divide, range(n_coarse), n_jobs)
+    sizes = np.concatenate([np.asarray(d[1], np.int64) for d in parts_of])
     return Partition(
-        np.concatenate([d[0] for d in divided]),
+        np.concatenate([d[0] for d in parts_of]),
         np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64),
-        np.concatenate([d[2] for d in divided]),
+        np.concatenate([d[2] for d in parts_of]),
     )
+
+
+def coarse_centroids(sample: NDArray[np.float32], n_clusters: int, rng: np.random.Generator) -> NDArray[np.float32]:
+    """Return centroids of a sample of rows, near ones near each other."""
+    return _in_order(_k_means(sample, n_clusters, rng))
 
 
 def nearest_centroid(x: NDArray[np.float32], centroids: NDArray[np.float32]) -> NDArray[np.int32]:
@@ -100,24 +105,27 @@ def nearest_centroid(x: NDArray[np.float32], centroids: NDArray[np.float32]) -> 
     return np.asarray(score.argmin(axis=1), dtype=np.int32)
 
 
-def near_clusters(p: Partition, n_rows: int, *, n_jobs: int) -> list[NDArray[np.int64]]:
-    """Return for every cluster itself and the nearest others, as many as hold at least ``n_rows`` rows together."""
+def near_clusters(
+    p: Partition, n_rows: int, *, n_jobs: int, of: NDArray[np.int64] | None = None
+) -> list[NDArray[np.int64]]:
+    """Return for every cluster (or those ``of``) itself and the nearest others, until they hold ``n_rows`` rows."""
+    of = np.arange(p.n_clusters) if of is None else of
     sizes = np.diff(p.starts)
     norms = np.einsum("ij,ij->i", p.centroids, p.centroids)
     least = max(1, int(np.sort(sizes)[: max(1, sizes.size // 8)].mean()))
     n_near = min(p.n_clusters, max(8, 2 * n_rows // least))
 
     def near(a: int) -> list[NDArray[np.int64]]:
-        own = slice(a, min(a + 256, p.n_clusters))
+        own = of[a : a + 256]
         score = norms - 2 * (p.centroids[own] @ p.centroids.T)
-        score[np.arange(own.stop - a), np.arange(a, own.stop)] = -np.inf
+        score[np.arange(own.size), own] = -np.inf
         nearest = np.argpartition(score, n_near - 1, axis=1)[:, :n_near]
         order = np.argsort(np.take_along_axis(score, nearest, axis=1), axis=1, kind="stable")
         nearest = np.take_along_axis(nearest, order, axis=1)
         enough = np.cumsum(sizes[nearest], axis=1) >= n_rows
         return [row[: int(e.argmax()) + 1 if e.any() else n_near] for row, e in zip(nearest, enough, strict=True)]
 
-    return [row for part in threaded(near, range(0, p.n_clusters, 256), n_jobs) for row in part]
+    return [row for part in threaded(near, range(0, of.size, 256), n_jobs) for row in part]
 
 
 def _k_means(x: NDArray[np.float32], n_clusters: int, rng: np.random.Generator) -> NDArray[np.float32]:
@@ -147,9 +155,10 @@ def _sorted(label: NDArray[np.int32], n_clusters: int) -> tuple[NDArray[np.int64
     return rows, starts
 
 
-def _divided(
+def divided(
     x: NDArray[np.float32], own: NDArray[np.int64], size: int, rng: np.random.Generator
 ) -> tuple[NDArray[np.int64], list[int], NDArray[np.float32]]:
+    """Divide one coarse cluster; return ``own`` sorted by cluster, and sizes and centroids of the clusters."""
     n_clusters = max(1, round(own.size / size))
     if own.size == 0:
         return own, [], np.empty((0, x.shape[1]), np.float32)

@@ -33,8 +33,9 @@ class Placed:
     x: Callable[[], NDArray[np.float32]]
 
     @classmethod
-    def of(cls, nodes: Ordered, x: NDArray[np.float32], seed: int) -> Placed:
-        return cls(scales(nodes.graph, smallest=_SMALLEST, seed=seed), lambda: nodes.from_original(x))
+    def of(cls, nodes: Ordered, x: Callable[[], NDArray[np.float32]], seed: int) -> Placed:
+        """Coarsen a graph; ``x`` gives what its nodes were found in, in their original order."""
+        return cls(scales(nodes.graph, smallest=_SMALLEST, seed=seed), lambda: nodes.from_original(x()))
 
 
 def start(placed: Placed, n_components: int, init: str | NDArray[np.float32], seed: int) -> NDArray[np.float32]:
@@ -71,7 +72,7 @@ def multilevel(
         if i < last:
             coords = coords[at_scales.labels[i]]
             coords += rng.normal(scale=_SCATTER, size=coords.shape).astype(np.float32)
-        level = at_scales.graphs[i].adjacency if i == 0 else _comparable(at_scales.graphs[i].adjacency)
+        level = at_scales.graphs[i].adjacency if i == 0 else comparable(at_scales.graphs[i].adjacency)
         order = None if i == last else Scales(at_scales.graphs[i:], at_scales.labels[i:]).order()
         gentle = replace(force, alpha=force.alpha * (1 if i == last else _FINE_ALPHA))
         coords = optimise.optimise(level, coords, gentle, rounds[i], how, order=order, done=done, of=sum(rounds))
@@ -143,7 +144,7 @@ def _stretched(coords: NDArray[np.float32]) -> NDArray[np.float32]:
     return (_EXTENT * (coords - low) / np.where(high > low, high - low, 1)).astype(np.float32)
 
 
-def _comparable(adjacency: sp.csr_matrix) -> sp.csr_matrix:
+def comparable(adjacency: sp.csr_matrix) -> sp.csr_matrix:
     """Weigh edges between groups by the strengths of both: groups differ in size, and so do sums of weights."""
     graph = adjacency.tocoo()
     there = graph.row != graph.col

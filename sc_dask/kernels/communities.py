@@ -245,9 +245,9 @@ def members_of(labels, n_groups):  # type: ignore[no-untyped-def]
 
 
 @nb.njit(nogil=True, cache=True)
-def aggregate_sizes(indptr, indices, labels, nodes, starts, begin, end, sizes):  # type: ignore[no-untyped-def]
+def aggregate_sizes(indptr, indices, labels, n_labels, nodes, starts, begin, end, sizes):  # type: ignore[no-untyped-def]
     """Count the neighbours, itself included if it has inner weight, of each of the groups ``begin`` to ``end``."""
-    seen = np.full(starts.size - 1, -1, np.int32)
+    seen = np.full(n_labels, -1, np.int32)
     for c in range(begin, end):
         for at in range(starts[c], starts[c + 1]):
             i = nodes[at]
@@ -259,10 +259,12 @@ def aggregate_sizes(indptr, indices, labels, nodes, starts, begin, end, sizes): 
 
 
 @nb.njit(nogil=True, cache=True)
-def aggregate(indptr, indices, weights, labels, nodes, starts, begin, end, out_indptr, out_indices, out_weights):  # type: ignore[no-untyped-def]
+def aggregate(  # type: ignore[no-untyped-def]
+    indptr, indices, weights, labels, n_labels, nodes, starts, begin, end, out_indptr, out_indices, out_weights
+):
     """Add up the weights between groups ``begin`` to ``end`` and all others, columns sorted."""
-    to = np.zeros(starts.size - 1)
-    seen = np.full(starts.size - 1, -1, np.int32)
+    to = np.zeros(n_labels)
+    seen = np.full(n_labels, -1, np.int32)
     for c in range(begin, end):
         n = out_indptr[c]
         for at in range(starts[c], starts[c + 1]):
@@ -315,3 +317,46 @@ def is_symmetric(indptr, indices, weights):  # type: ignore[no-untyped-def]
         if count[i] != 0 or abs(total[i]) > 1e-6 * scale * 2.0**24:
             return False
     return True
+
+
+@nb.njit(nogil=True, cache=True)
+def settle(indptr, indices, weights, strengths, labels, base, community_strengths, resolution, total, out):  # type: ignore[no-untyped-def]
+    """Write for some nodes the community where each gains most while all others stay; return how many would move.
+
+    Parameters
+    ----------
+    indptr, indices, weights, strengths
+        Rows of the nodes from ``base`` on.
+    labels
+        Communities of all nodes.
+    community_strengths
+        Sums of the strengths of their nodes.
+    out
+        As many as there are rows.
+    """
+    to = np.zeros(community_strengths.size)
+    touched = np.empty(community_strengths.size, np.int32)
+    factor = resolution / total if total > 0 else 0.0
+    n_moves = 0
+    for i in range(indptr.size - 1):
+        own = labels[base + i]
+        n_touched = 0
+        for t in range(indptr[i], indptr[i + 1]):
+            c = labels[indices[t]]
+            if indices[t] == base + i:
+                continue
+            if to[c] == 0.0:
+                touched[n_touched] = c
+                n_touched += 1
+            to[c] += weights[t]
+        best = own
+        best_gain = to[own] - factor * strengths[i] * (community_strengths[own] - strengths[i])
+        for t in range(n_touched):
+            c = touched[t]
+            gain = to[c] - factor * strengths[i] * community_strengths[c]
+            if c != own and gain > best_gain + 1e-12:
+                best, best_gain = c, gain
+            to[c] = 0.0
+        out[i] = best
+        n_moves += best != own
+    return n_moves

@@ -97,8 +97,6 @@ def epoch(  # type: ignore[no-untyped-def]
     old,
     shuffled,
     new,
-    new_shuffled,
-    rank,
     attract,
     repel,
     begin,
@@ -107,6 +105,7 @@ def epoch(  # type: ignore[no-untyped-def]
     alpha,
     n_negative,
     seed,
+    base,
 ):
     """Move nodes ``begin`` to ``end`` by the edges that are due in epoch ``t``.
 
@@ -116,17 +115,17 @@ def epoch(  # type: ignore[no-untyped-def]
     Parameters
     ----------
     indptr, indices, rates
-        Symmetric CSR; ``rates`` uint16.
+        Symmetric CSR, of the nodes from ``base`` on; ``rates`` uint16.
     old, new
         ``n x n_components`` positions; ``old`` is only read.
-    shuffled, new_shuffled, rank
-        The same in random order, node ``i`` at ``rank[i]``: neighbours in memory are a random sample.
+    shuffled
+        ``old``, or some thousand of it, in random order: neighbours in memory are a random sample.
     attract, repel
         As ``tables`` gives them.
     alpha
         Learning rate of this epoch.
     """
-    n, n_components = old.shape
+    n, n_components = shuffled.shape
     step = np.float32(alpha)
     here, push = np.empty(n_components, np.float32), np.empty(n_components, np.float32)
     window = min(n, _WINDOW)
@@ -137,7 +136,7 @@ def epoch(  # type: ignore[no-untyped-def]
         x = _seeded(seed, i, t)
         low = _window(seed, i, t, n, window)
         high = low + window
-        for e in range(indptr[i], indptr[i + 1]):
+        for e in range(indptr[i - base], indptr[i - base + 1]):
             rate = np.int64(rates[e])
             if (rate * t + rate) >> RATE_BITS == (rate * t) >> RATE_BITS:
                 continue
@@ -166,7 +165,6 @@ def epoch(  # type: ignore[no-untyped-def]
                     here[d] += step * push[d]
         for d in range(n_components):
             new[i, d] = here[d]
-            new_shuffled[rank[i], d] = here[d]
 
 
 @nb.njit(nogil=True, cache=True, fastmath=_FAST)
@@ -177,8 +175,6 @@ def epoch_in_plane(  # type: ignore[no-untyped-def]
     old,
     shuffled,
     new,
-    new_shuffled,
-    rank,
     attract,
     repel,
     begin,
@@ -187,9 +183,10 @@ def epoch_in_plane(  # type: ignore[no-untyped-def]
     alpha,
     n_negative,
     seed,
+    base,
 ):
     """Do what ``epoch`` does in two dimensions, where positions stay in registers."""
-    n = old.shape[0]
+    n = shuffled.shape[0]
     step = np.float32(alpha)
     window = min(n, _WINDOW)
     span = np.uint64(max(1, window - n_negative + 1))
@@ -198,7 +195,7 @@ def epoch_in_plane(  # type: ignore[no-untyped-def]
         x = _seeded(seed, i, t)
         low = _window(seed, i, t, n, window)
         high = low + window
-        for e in range(indptr[i], indptr[i + 1]):
+        for e in range(indptr[i - base], indptr[i - base + 1]):
             rate = np.int64(rates[e])
             if (rate * t + rate) >> RATE_BITS == (rate * t) >> RATE_BITS:
                 continue
@@ -222,7 +219,14 @@ def epoch_in_plane(  # type: ignore[no-untyped-def]
             a += step * _clipped(factor * da)
             b += step * _clipped(factor * db)
         new[i, 0], new[i, 1] = a, b
-        new_shuffled[rank[i], 0], new_shuffled[rank[i], 1] = a, b
+
+
+@nb.njit(nogil=True, cache=True)
+def scatter(values, rank, begin, end, out):  # type: ignore[no-untyped-def]
+    """Write rows ``begin`` to ``end`` to the rows of ``out`` that ``rank`` names."""
+    for i in range(begin, end):
+        for d in range(values.shape[1]):
+            out[rank[i], d] = values[i, d]
 
 
 @nb.njit(nogil=True, cache=True)

@@ -319,7 +319,9 @@ def _check_together(s: Settings) -> None:
         )  # fmt: skip
     if s.umap.method == "umap-learn" and s.umap.init_pos == "multilevel":
         raise InputError(
-            "umap.method is umap-learn and umap.init_pos multilevel", "a start that it has", "umap: {init_pos: spectral}"
+            "umap.method is umap-learn and umap.init_pos multilevel",
+            "a start that it has",
+            "umap: {init_pos: spectral}",
         )
     if s.umap.min_dist > s.umap.spread:
         raise InputError(

@@ -13,8 +13,10 @@ from sc_dask import config, get, slots
 from sc_dask.array import run
 from sc_dask.errors import InputError
 from sc_dask.graph import connectivities
+from sc_dask.graph.compact import Compact
 from sc_dask.graph.neighbors import KNN
 from sc_dask.graph.neighbors import knn as search
+from sc_dask.pp import compact as choice
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -38,6 +40,7 @@ def neighbors(
     key_added: str | None = None,
     copy: bool = False,
     min_recall: float = 0.95,
+    compact: bool | str = "auto",
 ) -> AnnData | None:
     """Find every cell's nearest neighbours and weigh them into a graph.
 
@@ -72,6 +75,10 @@ def neighbors(
         Return a changed copy.
     min_recall
         Share of the true neighbours of 1,000 cells that must be found; the search goes on while it can.
+    compact
+        Group the cells into landmarks and keep the graph of all cells in shards in the work-dir, so that no process
+        holds all of it. ``auto``: of a lazy representation, beyond 5 million cells, or if the graph would not fit the
+        budget ``sc-dask.memory``. Euclidean distance and ``umap`` weights only.
 
     Returns
     -------
@@ -80,10 +87,14 @@ def neighbors(
     Writes
     ------
     obsp ``distances`` (n_obs, n_obs) float32, ``n_neighbors - 1`` a row; obsp ``connectivities`` (n_obs, n_obs)
-    float32, symmetric; uns ``neighbors``: ``connectivities_key``, ``distances_key`` and ``params`` with ``recall`` and
-    ``knn_method``. With ``key_added``: obsp ``<key>_distances``, ``<key>_connectivities`` and uns ``<key>``.
+    float32, symmetric; uns ``neighbors``: ``connectivities_key``, ``distances_key`` and ``params`` with ``recall``
+    and ``knn_method``. With ``key_added``: obsp ``<key>_distances``, ``<key>_connectivities`` and uns ``<key>``. A
+    compact graph writes nothing to obsp, but obs ``landmark`` (``<key>_landmark``) int32, and uns ``neighbors``:
+    ``compact`` with ``folder``, ``n_landmarks``, ``n_shards`` and ``inner_weight``, the share of weight within
+    landmarks.
 
-    Passes: 0 (1 if X is the representation). Memory: the representation and 80 bytes per cell and neighbour.
+    Passes: 0 (1 if X is the representation). Memory: the representation twice and 80 bytes per cell and neighbour;
+    compact 12 bytes a cell and, of each worker, three times 250,000 rows of the representation.
 
     Raises
     ------
@@ -108,6 +119,26 @@ def neighbors(
         raise InputError(f"found method={method!r}", "one of " + ", ".join(connectivities.METHODS))
     if not (transformer is None or isinstance(transformer, str)) or transformer not in _SEARCHES:
         raise InputError(f"found transformer={transformer!r}", "None, 'ivf', 'pynndescent' or 'sklearn'")
+    params: dict[str, Any] = {
+        "n_neighbors": n_neighbors,
+        "method": method,
+        "random_state": random_state,
+        "metric": metric,
+    }
+    given = {"metric_kwds": dict(metric_kwds) or None, "use_rep": use_rep, "n_pcs": n_pcs}
+    params |= {key: value for key, value in given.items() if value is not None}
+    prefix = "" if key_added is None else f"{key_added}_"
+    if choice.wanted(adata, compact, n_neighbors, use_rep, n_pcs):
+        if metric != "euclidean" or method != "umap" or transformer not in (None, "ivf"):
+            raise InputError(
+                f"found metric={metric!r}, method={method!r}, transformer={transformer!r} of a compact graph",
+                "euclidean, umap and None",
+                "use compact=False",
+            )
+        landmarks = choice.made(adata, n_neighbors, use_rep, n_pcs, min_recall, random_state)
+        adata = adata.copy() if copy else adata
+        _write_compact(adata, landmarks, params, prefix, key_added)
+        return adata if copy else None
     x = get.embedding(adata, use_rep, n_pcs)
     found, weights = run.call(
         _graph,
@@ -121,16 +152,7 @@ def neighbors(
         min_recall=min_recall,
         n_jobs=config.n_threads(),  # of pynndescent, other threads find other neighbours: not the worker's number
     )
-    params: dict[str, Any] = {
-        "n_neighbors": found.n_neighbors,
-        "method": method,
-        "random_state": random_state,
-        "metric": metric,
-    }
-    given = {"metric_kwds": dict(metric_kwds) or None, "use_rep": use_rep, "n_pcs": n_pcs}
-    params |= {key: value for key, value in given.items() if value is not None}
-    params |= {"recall": found.recall, "knn_method": found.method}
-    prefix = "" if key_added is None else f"{key_added}_"
+    params |= {"n_neighbors": found.n_neighbors, "recall": found.recall, "knn_method": found.method}
     keys = {"connectivities_key": f"{prefix}connectivities", "distances_key": f"{prefix}distances"}
     adata = adata.copy() if copy else adata
     slots.write(
@@ -143,6 +165,24 @@ def neighbors(
         writer="pp.neighbors",
     )
     return adata if copy else None
+
+
+def _write_compact(adata: AnnData, graph: Compact, params: dict[str, Any], prefix: str, key_added: str | None) -> None:
+    facts = {
+        "folder": graph.shards.folder,
+        "n_landmarks": int(graph.landmarks.shape[0]),
+        "n_shards": graph.shards.n,
+        "inner_weight": graph.inner_weight(),
+    }
+    params = {**params, "recall": graph.recall, "knn_method": "ivf"}
+    slots.write(
+        adata,
+        {
+            ("uns", key_added or "neighbors"): {"params": params, "compact": facts},
+            ("obs", f"{prefix}landmark"): graph.to_cells(graph.groups),
+        },
+        writer="pp.neighbors",
+    )
 
 
 def _graph(

@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import scipy.sparse as sp
 
-from sc_dask import slots
+from sc_dask import get, slots
 from sc_dask.array import run
+from sc_dask.errors import InputError
 from sc_dask.graph import cluster
+from sc_dask.graph.compact import clusters
 from sc_dask.tl import partitions
 
 if TYPE_CHECKING:
@@ -75,6 +77,9 @@ def leiden(
         More options of ``leidenalg.find_partition`` or ``igraph.Graph.community_leiden``; of ``sc_dask``,
         ``initial_membership``.
 
+    On a compact graph (``pp.neighbors``) ``flavor="sc_dask"`` alone works, without ``restrict_to``: landmarks are
+    clustered, then cells move where they gain, shard by shard.
+
     Returns
     -------
     None, or with ``copy`` the new AnnData.
@@ -102,21 +107,31 @@ def leiden(
     >>> adata.obs["leiden"].value_counts().to_dict()
     {'0': 30, '1': 30}
     """
-    weights = partitions.chosen_graph(adata, adjacency, neighbors_key, obsp)
-    keep = None if restrict_to is None else partitions.restricted(adata, *restrict_to)
     several, resolutions = partitions.checked_resolutions(resolution)
-    found = run.call(
-        cluster.leiden_at,
-        weights if keep is None else weights[keep][:, keep],
-        resolutions,
-        flavor=flavor,
-        directed=directed,
-        use_weights=use_weights,
-        n_iterations=n_iterations,
-        random_state=random_state,
-        partition_type=partition_type,
-        clustering_args=clustering_args,
-    )
+    compact = get.compact_graph(adata, neighbors_key) if adjacency is None and obsp is None else None
+    keep = None if restrict_to is None else partitions.restricted(adata, *restrict_to)
+    if compact is not None:
+        _check_compact(flavor, restrict_to, directed, use_weights, partition_type, clustering_args)
+        found = [
+            cluster.Partition(
+                *clusters(compact, run.map_tasks, resolution=float(r), n_iterations=n_iterations, seed=random_state)
+            )
+            for r in (1.0 if r is None else r for r in resolutions)
+        ]
+    else:
+        weights = partitions.chosen_graph(adata, adjacency, neighbors_key, obsp)
+        found = run.call(
+            cluster.leiden_at,
+            weights if keep is None else weights[keep][:, keep],
+            resolutions,
+            flavor=flavor,
+            directed=directed,
+            use_weights=use_weights,
+            n_iterations=n_iterations,
+            random_state=random_state,
+            partition_type=partition_type,
+            clustering_args=clustering_args,
+        )
     params = {
         "random_state": random_state,
         "n_iterations": n_iterations,
@@ -127,3 +142,13 @@ def leiden(
     adata = adata.copy() if copy else adata
     partitions.write(adata, found, resolutions, name, several, params, restrict_to, keep, writer="tl.leiden")
     return adata if copy else None
+
+
+def _check_compact(flavor: str, *without: Any) -> None:
+    restrict_to, directed, use_weights, partition_type, clustering_args = without
+    if flavor != "sc_dask" or restrict_to or directed or not use_weights or partition_type or clustering_args:
+        raise InputError(
+            f"found a compact graph and flavor={flavor!r}, or options that need a graph of all cells",
+            "flavor='sc_dask' with resolution, n_iterations and random_state",
+            'use flavor="sc_dask", or pp.neighbors(compact=False) before',
+        )

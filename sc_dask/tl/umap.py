@@ -78,6 +78,9 @@ def umap(
     obsm ``X_umap`` (n_obs, n_components) float32; uns ``umap``: ``params`` with ``a``, ``b`` and a ``random_state``
     that is not 0. With ``key_added``: obsm ``<key>`` and uns ``<key>``.
 
+    On a compact graph (``pp.neighbors``) landmarks are laid out, then all cells for ``maxiter`` rounds (None: 30)
+    shard by shard.
+
     Passes: 0 (1 if X is the representation). Memory: about 60 bytes an edge; with umap-learn 100.
 
     Raises
@@ -98,37 +101,24 @@ def umap(
     """
     if method not in layout.METHODS:
         raise InputError(f"found method={method!r}", "one of " + ", ".join(layout.METHODS))
-    connectivities = get.graph(adata, neighbors_key)
-    params = adata.uns[neighbors_key].get("params", {})
-    if params.get("method") != "umap":
-        warnings.warn(
-            f"the graph {neighbors_key!r} was weighed with method={params.get('method')!r}, not 'umap'",
-            ScDaskWarning,
-            stacklevel=2,
-        )
+    compact = get.compact_graph(adata, neighbors_key)
     if isinstance(init_pos, str) and init_pos in adata.obsm:
         init_pos = get.embedding(adata, init_pos)
-    result = run.call(
-        layout.umap,
-        connectivities,
-        get.embedding(adata, params.get("use_rep"), params.get("n_pcs")),
-        n_components=n_components,
-        min_dist=min_dist,
-        spread=spread,
-        maxiter=maxiter,
-        alpha=alpha,
-        gamma=gamma,
-        negative_sample_rate=negative_sample_rate,
-        init_pos=init_pos,
-        random_state=random_state,
-        a=a,
-        b=b,
-        metric=params.get("metric", "euclidean"),
-        metric_kwds=params.get("metric_kwds", {}),
-        method=method,
-        n_jobs=config.n_threads(),
-        on_epoch=rounds("layout") if run.client() is None else None,
-    )
+    options: dict[str, Any] = {
+        "n_components": n_components, "min_dist": min_dist, "spread": spread, "maxiter": maxiter, "alpha": alpha,
+        "gamma": gamma, "negative_sample_rate": negative_sample_rate, "random_state": random_state, "a": a, "b": b,
+        "n_jobs": config.n_threads(),
+    }  # fmt: skip
+    if compact is None:
+        result = _of_all_cells(adata, neighbors_key, init_pos=init_pos, method=method, **options)
+    elif method == "umap" and isinstance(init_pos, str) and init_pos in ("spectral", "multilevel"):
+        result = layout.of_compact(compact, run.map_tasks, **options)
+    else:
+        raise InputError(
+            "found a compact graph, and a method or a start that needs a graph of all cells",
+            "method='umap' and init_pos='multilevel'",
+            "use pp.neighbors(compact=False) before",
+        )
     stored: dict[str, Any] = {"a": result.a, "b": result.b}
     if random_state != 0:
         stored["random_state"] = random_state
@@ -139,3 +129,24 @@ def umap(
         writer="tl.umap",
     )
     return adata if copy else None
+
+
+def _of_all_cells(adata: AnnData, neighbors_key: str, **options: Any) -> layout.Layout:
+    connectivities = get.graph(adata, neighbors_key)
+    params = adata.uns[neighbors_key].get("params", {})
+    if params.get("method") != "umap":
+        warnings.warn(
+            f"the graph {neighbors_key!r} was weighed with method={params.get('method')!r}, not 'umap'",
+            ScDaskWarning,
+            stacklevel=3,
+        )
+    result: layout.Layout = run.call(
+        layout.umap,
+        connectivities,
+        get.embedding(adata, params.get("use_rep"), params.get("n_pcs")),
+        metric=params.get("metric", "euclidean"),
+        metric_kwds=params.get("metric_kwds", {}),
+        on_epoch=rounds("layout") if run.client() is None else None,
+        **options,
+    )
+    return result

@@ -28,7 +28,12 @@ def leaves(value: Any, path: str = "") -> dict[str, np.ndarray]:
     if isinstance(value, da.Array):
         value = value.compute(scheduler="sync")
     if isinstance(value, dict):
-        return {p: leaf for k, v in value.items() if k != "versions" for p, leaf in leaves(v, f"{path}/{k}").items()}
+        return {
+            p: leaf
+            for k, v in value.items()
+            if k not in ("versions", "folder")
+            for p, leaf in leaves(v, f"{path}/{k}").items()
+        }
     if isinstance(value, pd.DataFrame):
         parts = {f"{path}/index": np.asarray(value.index.astype(str))}
         return parts | {p: leaf for c in value for p, leaf in leaves(value[c], f"{path}/{c}").items()}

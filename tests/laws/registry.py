@@ -127,6 +127,8 @@ CASES = (
     Case(_RANK, 1, 1, logged, {"groupby": "group", "reference": "b", "pts": True, "key_added": "vs_b"}),
     Case("pp.neighbors", 0, 0, reduced, {"n_neighbors": 10}),
     Case("pp.neighbors", 0, 0, reduced, {"n_neighbors": 10, "key_added": "mine"}),
+    Case("pp.neighbors", 0, 9, reduced, {"n_neighbors": 10, "compact": True}),
+    Case("pp.neighbors", 0, 9, reduced, {"n_neighbors": 10, "compact": True, "key_added": "mine"}),
     Case("tl.leiden", 0, 0, connected),
     Case("tl.leiden", 0, 0, connected, {"resolution": [0.5, 2], "flavor": "sc_dask"}),
     Case("tl.louvain", 0, 0, connected),
@@ -148,4 +150,4 @@ ABSENT = {
 # Parameters whose default is another one.
 OTHER_DEFAULTS = {"tl.louvain": {"flavor"}}  # scanpy's needs the package louvain
 # Parameters that scanpy does not have.
-OWN = {"pp.neighbors": {"min_recall"}}
+OWN = {"pp.neighbors": {"compact", "min_recall"}}

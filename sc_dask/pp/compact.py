@@ -1,0 +1,85 @@
+"""When a neighbour graph is made compact, and the making of it."""
+
+from __future__ import annotations
+
+import atexit
+import shutil
+import tempfile
+import warnings
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from sc_dask import config, get
+from sc_dask.array import run
+from sc_dask.errors import InputError, RecallWarning
+from sc_dask.graph.compact import Compact, Source, compact
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+# Beyond so many cells one machine walks a graph of all cells too slowly for anybody to wait.
+_TOO_MANY = 5_000_000
+_CELL_BYTES, _EDGE_BYTES = 150, 60  # of a graph of all cells while it is made and used
+_ROWS_A_BLOCK = 65_536
+
+
+def wanted(adata: AnnData, choice: bool | str, n_neighbors: int, use_rep: str | None, n_pcs: int | None) -> bool:
+    """Tell whether the graph is to be compact: as asked, or by size, budget and where the representation is."""
+    if isinstance(choice, bool):
+        return choice
+    if choice != "auto":
+        raise InputError(f"found compact={choice!r}", "True, False or 'auto'")
+    if n_pcs == 0 or use_rep == "X" or (use_rep or "X_pca") not in adata.obsm:
+        return False
+    budget = config.n_bytes("memory")
+    n_bytes = adata.n_obs * (_CELL_BYTES + 2 * n_neighbors * _EDGE_BYTES)
+    too_large = budget is not None and n_bytes > budget
+    return too_large or adata.n_obs > _TOO_MANY or get.embedding_rows(adata, use_rep, n_pcs)[2]
+
+
+def made(
+    adata: AnnData, n_neighbors: int, use_rep: str | None, n_pcs: int | None, min_recall: float, seed: int
+) -> Compact:
+    """Make the compact graph in a folder of the work-dir."""
+    shape, read, lazy = get.embedding_rows(adata, use_rep, n_pcs)
+    if not 2 <= n_neighbors <= shape[0] // 2:
+        raise InputError(
+            f"found n_neighbors={n_neighbors} of {shape[0]} cells", "from 2 to half of the cells", "use compact=False"
+        )
+    folder = tempfile.mkdtemp(prefix="sc-dask-graph-", dir=config.work_dir())
+    if config.get("work-dir") is None:
+        if run.client() is not None:
+            raise InputError(
+                "found a cluster and no work-dir",
+                "a folder that all workers see",
+                'dask.config.set({"sc-dask.work-dir": ...})',
+            )
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    checked = partial(_finite, read)
+    tasks = run.map_tasks
+    graph = compact(
+        Source(shape, checked, _ROWS_A_BLOCK), n_neighbors, folder, tasks, min_recall=min_recall, seed=seed
+    ).saved()
+    if graph.recall < min_recall:
+        warnings.warn(
+            f"found {graph.recall:.3f} of the true neighbours; expected at least {min_recall}; "
+            "next: lower min_recall or use fewer dimensions",
+            RecallWarning,
+            stacklevel=3,
+        )
+    return graph
+
+
+def _finite(read: Any, begin: int, end: int) -> np.ndarray:
+    rows = read(begin, end)
+    if not np.isfinite(np.sum(rows, dtype=np.float64)):
+        bad = np.flatnonzero(~np.isfinite(rows).all(axis=1))
+        if bad.size:
+            raise InputError(
+                f"found NaN or infinity in {bad.size} cells or more (first: row {begin + bad[0]})",
+                "finite numbers in the representation",
+                "remove or repair these cells, then run pp.pca again",
+            )
+    return rows

@@ -1,0 +1,91 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import anndata as ad
+import dask
+import dask.array as da
+import numpy as np
+import pytest
+
+import sc_dask as sd
+from sc_dask.errors import InputError, MissingKeyError, StoreError
+
+
+def adata(n: int = 1500) -> ad.AnnData:
+    rng = np.random.default_rng(0)
+    centres = 3 * rng.normal(size=(6, 12))
+    group = rng.integers(6, size=n)
+    x = (centres[group] + rng.normal(size=(n, 12))).astype(np.float32)
+    out = ad.AnnData(np.zeros((n, 60), np.float32), obsm={"X_pca": x})
+    out.obs["truth"] = group.astype(str)
+    return out
+
+
+@pytest.fixture
+def work_dir(tmp_path: Path) -> Any:
+    with dask.config.set({"sc-dask.work-dir": str(tmp_path / "work")}):
+        yield tmp_path / "work"
+
+
+def test_compact__from_neighbours_to_umap(work_dir: Path, tmp_path: Path) -> None:
+    a = adata()
+    sd.pp.neighbors(a, compact=True)
+    assert not a.obsp and a.uns["neighbors"]["params"]["recall"] > 0.95
+    facts = a.uns["neighbors"]["compact"]
+    assert facts["n_landmarks"] == a.obs["landmark"].nunique() < 600 and 0 < facts["inner_weight"] < 1
+    sd.tl.leiden(a, [0.5, 1], flavor="sc_dask")
+    assert sd.metrics.ari(a.obs["leiden_1"], a.obs["truth"]) > 0.9
+    sd.tl.umap(a, init_pos="multilevel")
+    assert sd.metrics.trustworthiness(a.obsm["X_pca"], a.obsm["X_umap"]) > 0.85
+    a.write_h5ad(tmp_path / "a.h5ad")
+    back = ad.read_h5ad(tmp_path / "a.h5ad")
+    sd.tl.leiden(back, flavor="sc_dask", key_added="again")
+    assert back.obs["again"].tolist() == back.obs["leiden_1"].tolist()
+    assert Path(facts["folder"]).parent == work_dir
+
+
+def test_compact__a_lazy_representation_is_never_loaded(work_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    a, eager = adata(), adata()
+    a.obsm["X_pca"] = da.from_array(a.obsm["X_pca"], chunks=(400, 12))
+    monkeypatch.setattr(da.Array, "__array__", lambda *_: pytest.fail("loaded whole"))
+    sd.pp.neighbors(a)
+    sd.pp.neighbors(eager, compact=True)
+    assert a.obs["landmark"].tolist() == eager.obs["landmark"].tolist()
+    sd.tl.umap(a, maxiter=3)
+    assert a.obsm["X_umap"].shape == (1500, 2)
+
+
+def test_compact__auto_goes_by_budget(work_dir: Path) -> None:
+    a = adata()
+    sd.pp.neighbors(a, key_added="plain")
+    with dask.config.set({"sc-dask.memory": "1MiB"}):
+        sd.pp.neighbors(a, key_added="tight")
+    assert "compact" not in a.uns["plain"] and "compact" in a.uns["tight"]
+    assert "tight_landmark" in a.obs and "plain_connectivities" in a.obsp
+
+
+def test_compact__what_needs_all_cells_says_so(work_dir: Path) -> None:
+    a = adata()
+    for options in ({"metric": "cosine"}, {"method": "gauss"}, {"transformer": "sklearn"}):
+        with pytest.raises(InputError, match=r"of a compact graph.*compact=False"):
+            sd.pp.neighbors(a, compact=True, **options)
+    with pytest.raises(InputError, match="compact='yes'"):
+        sd.pp.neighbors(a, compact="yes")
+    with pytest.raises(InputError, match="n_neighbors=1000 of 1500 cells"):
+        sd.pp.neighbors(a, 1000, compact=True)
+    a.obsm["X_pca"][7, 3] = np.nan
+    with pytest.raises(InputError, match="NaN or infinity .*row 7"):
+        sd.pp.neighbors(a, compact=True)
+    assert "neighbors" not in a.uns
+    a = adata()
+    sd.pp.neighbors(a, compact=True)
+    with pytest.raises(InputError, match=r'compact graph.*flavor="sc_dask"'):
+        sd.tl.leiden(a)
+    with pytest.raises(InputError, match="compact graph, and a method or a start"):
+        sd.tl.umap(a, method="umap-learn")
+    with pytest.raises(MissingKeyError, match="is compact and not in adata.obsp"):
+        sd.tl.louvain(a)
+    with pytest.raises(StoreError, match="of 1500 cells, not of 700"):
+        sd.tl.umap(a[:700].copy())
