@@ -159,6 +159,7 @@ def compact(
     mean = float(np.mean([shards.load(plan.path(f"knn-{s}"), "distances", in_place=True).mean() for s in every]))
     map_tasks(shards.weigh, every, shared=(plan, mean), label="weigh")
     n_edges = sum(map_tasks(shards.join, every, shared=plan, label="join"))
+    _dropped(plan, "edges-*")
     if group_size is None:
         group_size = 16 if n_obs <= _MANY_CELLS else 64 if n_obs <= 16 * _MANY_CELLS else 256
     counts = map_tasks(shards.group, every, shared=(plan, group_size), label="group")
@@ -170,6 +171,12 @@ def compact(
     parts = [_landmarks(plan, s, first) for s in every]
     order = np.concatenate([shards.load(plan.path(f"cells-{s}"), "ids") for s in every])
     return Compact(plan, order, groups, sp.vstack(parts, format="csr"), first, recall, n_edges)
+
+
+def _dropped(plan: Shards, pattern: str) -> None:
+    """Delete what later steps do not need."""
+    for path in Path(plan.folder).glob(pattern):
+        path.unlink()
 
 
 def _landmarks(plan: Shards, s: int, first: NDArray[np.int64]) -> sp.csr_matrix:
@@ -192,6 +199,7 @@ def _dealt(source: Source, n_neighbors: int, folder: str, map_tasks: MapTasks, n
     step = source.rows_a_block
     map_tasks(shards.deal, range(0, n_obs, step), shared=(plan, source.read, step), label="deal")
     divided = map_tasks(shards.divide, range(plan.n), shared=plan, label="divide")
+    _dropped(plan, "dealt-*")
     sizes = [np.asarray(d[0], np.int64) for d in divided]
     return replace(
         plan,
@@ -316,4 +324,5 @@ def layout(
         given = (plan, t, tables, alpha, force.n_negative)
         coords = np.concatenate(map_tasks(shards.step, every, shared=given, label="layout"))
         plan.path(f"round-{t}-coords.npy").unlink()
+    _dropped(plan, "rates-*")
     return graph.to_cells(coords)

@@ -1,0 +1,1 @@
+"""The graph stage at real sizes: neighbours, clusters, layout."""
