@@ -19,7 +19,7 @@ _BLOCK = 100_000
 
 
 def make(source: Path, out: Path, n_cells: int, seed: int = 0) -> None:
-    """Write ``n_cells`` rows like those of ``source``: each on the way from a cell to a near one, with a little noise."""
+    """Write ``n_cells`` rows of ``source``, chosen at random, each with a little noise of its own."""
     x = np.load(source, mmap_mode="r")
     spread = np.asarray(x[:10_000]).std(axis=0) * 0.05
     partial = out.with_suffix(".partial")

@@ -36,6 +36,8 @@ METHODS = ("auto", "brute", "ivf", "pynndescent")
 # euclidean search of 32,768 x 50 takes 4 s on two cores.
 EXACT_BELOW = {"euclidean": 32_768}
 EXACT_BELOW_OTHERWISE = 4096
+# Those that rank neighbours as Euclidean distance does, once rows are scaled.
+IVF_METRICS = ("euclidean", "cosine", "correlation")
 N_SAMPLE = 1000
 # Multiples of scanpy's neighbours held while building, trees and rounds; the first of them raises the recall most.
 EFFORTS = (1.0, 1.5, 3.0)
@@ -214,8 +216,7 @@ def _truth(x: NDArray[Any], k: int, seed: int, options: Mapping[str, Any]) -> _T
     return _Truth(rows, exact(x, k, rows, **options))
 
 
-def _warn_of(attempts: list[Attempt], min_recall: float) -> float:
-    recall = max(a.recall for a in attempts)
+def _warned_of(recall: float, attempts: list[Attempt], min_recall: float) -> float:
     if recall < min_recall:
         warnings.warn(
             f"found {recall:.3f} of the true neighbours in {len(attempts)} searches; expected at least {min_recall}; "
@@ -231,7 +232,7 @@ def _euclidean(x: NDArray[Any], metric: str) -> NDArray[np.float32] | None:
     x = x.astype(np.float32, copy=False)
     if metric == "euclidean":
         return x
-    if metric not in ("cosine", "correlation"):
+    if metric not in IVF_METRICS:
         return None
     if metric == "correlation":
         x = x - x.mean(axis=1, keepdims=True)
@@ -256,7 +257,7 @@ def _by_clusters(
     if unfilled.size:
         indices[unfilled], distances[unfilled] = exact(x, k, unfilled, **options)
     attempts = [Attempt(f"{e.n_candidates} candidates, {e.n_rounds} rounds", recall) for e, recall in efforts]
-    return KNN(indices, distances, _warn_of(attempts, min_recall), "ivf", tuple(attempts))
+    return KNN(indices, distances, _warned_of(attempts[-1].recall, attempts, min_recall), "ivf", tuple(attempts))
 
 
 def _descend(x: NDArray[np.float32], k: int, seed: int, min_recall: float, options: Mapping[str, Any]) -> KNN:
@@ -277,7 +278,8 @@ def _descend(x: NDArray[np.float32], k: int, seed: int, min_recall: float, optio
         if recall >= min_recall:
             break
     assert best is not None
-    return KNN(best[0], best[1], _warn_of(attempts, min_recall), "pynndescent", tuple(attempts))
+    recall = _warned_of(max(a.recall for a in attempts), attempts, min_recall)
+    return KNN(best[0], best[1], recall, "pynndescent", tuple(attempts))
 
 
 def _nn_descent(

@@ -22,6 +22,7 @@ _SMALLEST = 4096
 _N_SMOOTHED = 8
 # Rounds at the coarsest graph, at those between, and at all cells.
 _COARSE_EPOCHS, _BETWEEN_EPOCHS, _FINE_EPOCHS = 300, 100, 70
+_SMALL_EPOCHS = 500  # of a graph that is coarse enough as it is
 _FINE_ALPHA = 0.3  # of the learning rate: what is laid out already only needs mending
 
 
@@ -60,12 +61,14 @@ def multilevel(
     how: optimise.How,
     n_epochs: int | None,
 ) -> NDArray[np.float32]:
-    """Lay out a coarse graph, then finer ones from there; ``n_epochs`` (None: 70) rounds over all nodes at the end."""
+    """Lay out a coarse graph, then finer ones from there; ``n_epochs`` (None: 70) rounds of all nodes at the end."""
     rng = np.random.default_rng(how.seed)
     at_scales = placed.scales
     last = len(at_scales.graphs) - 1
-    fine = _FINE_EPOCHS if n_epochs is None else n_epochs
-    rounds = [fine if i == 0 else _BETWEEN_EPOCHS for i in range(last)] + [_COARSE_EPOCHS if last else 500]
+    if last:
+        rounds = [n_epochs or _FINE_EPOCHS, *[_BETWEEN_EPOCHS] * (last - 1), _COARSE_EPOCHS]
+    else:
+        rounds = [n_epochs or _SMALL_EPOCHS]
     coords = _scaled(_spectral(placed, n_components, how.seed), rng)
     done = 0
     for i in range(last, -1, -1):
@@ -98,9 +101,8 @@ def _spectral(placed: Placed, n_components: int, seed: int) -> NDArray[np.float3
     if n < 64:
         _, vectors = np.linalg.eigh(operator.toarray())
         return vectors[:, -2 : -n_components - 2 : -1].astype(np.float32)
-    first = np.sqrt(
-        coarsest.strengths
-    )  # the trivial eigenvector and chance, so that Lanczos begins the same every time
+    # The trivial eigenvector and chance, so that Lanczos begins the same every time.
+    first = np.sqrt(coarsest.strengths)
     first = first / np.linalg.norm(first) + np.random.default_rng(seed).normal(scale=0.1 / np.sqrt(n), size=n)
     n_wanted = n_components + 1
     try:

@@ -10,7 +10,7 @@ import numpy as np
 from sc_dask import config
 from sc_dask.array import run
 from sc_dask.errors import MemoryBudgetError
-from sc_dask.graph.neighbors import EXACT_BELOW, EXACT_BELOW_OTHERWISE
+from sc_dask.graph.neighbors import EXACT_BELOW, EXACT_BELOW_OTHERWISE, IVF_METRICS
 from sc_dask.kernels.compiled import are_compiled
 from sc_dask.pipeline.inputs import is_read_in_place
 from sc_dask.pipeline.progress import size
@@ -27,12 +27,17 @@ _BASE = 312 * MIB
 _COMPILING = 130 * MIB
 _CONVERTED, _HVG, _GRAPH, _PYNNDESCENT, _LEIDEN, _UMAP, _FIGURES = (n * MIB for n in (75, 35, 85, 250, 40, 60, 140))
 _FILTER = 15 * MIB
+_IVF = 45 * MIB  # compiled code of the search by clusters
 _INDEX = 95 * MIB  # of pynndescent while it is built
-_AFTER_QC = 20 * MIB  # what QC and HVG leave behind
 _RETAINED = 0.35  # of what PCA took, the allocator gives back later or never
 _CELL_BYTES = 145  # obs with its names
-_QC_CELL_BYTES = 180  # QC columns while they are made and while cells are filtered
-_EDGE_BYTES = {"neighbors": 52, "leiden": 225, "later": 72, "umap": 107}  # of a neighbour and cell, both directions
+_QC_CELL_BYTES = 315  # QC columns while they are made and while cells are filtered
+_PCA_CELL_BYTES = 100  # what is left of them
+# Of a neighbour and cell, both directions: while neighbours are searched and weighed, and what stays. Then what
+# clusters and layout take, by who makes them.
+_EDGE_BYTES, _LATER = 20, 38
+_LEIDEN_EDGE = {"sc_dask": 30, "igraph": 225, "leidenalg": 225}
+_UMAP_EDGE = {"umap": 0, "umap-learn": 107}
 _GENES = 2000  # that cut-offs choose, before they are known
 _GROUPS = 30  # clusters, likewise
 _TILE_ROWS = 1024  # of the Gram matrix's dense tiles
@@ -124,21 +129,23 @@ def _peaks(facts: Info, s: Settings, z: _Sizes) -> dict[str, int]:
         pca = int(8 * z.genes**2 * (_SPLIT * z.lanes + 3)) + z.lanes * _TILE_ROWS * z.genes * 4
     pca += int(2.4 * z.lanes * z.lane_block) + z.scores  # a block, and what is left of it when cells were dropped
     graph = base + _GRAPH + int(_RETAINED * pca) + z.scores
-    after = graph + (0 if z.exact_search else _PYNNDESCENT) + z.edges * _EDGE_BYTES["later"] + _UMAP
+    searched = 0 if z.exact_search else _IVF if s.neighbors.metric in IVF_METRICS else _PYNNDESCENT
+    after = graph + searched + z.edges * _LATER + _UMAP
     shards = min(140 * MIB + 90 * MIB * z.lanes, 3 * z.decoded)
     return {
         "convert": base + min(z.lanes * 2 * z.lane_block, z.float_work) + shards,
         "qc": seen + int(1.5 * z.lanes * z.lane_block) + z.lanes * 24 * n_vars,
-        "filter": seen + _FILTER + int(2.1 * z.lanes * z.lane_block) + z.lanes * 24 * n_vars,
+        "filter": seen + _FILTER + int(1.8 * z.lanes * z.lane_block) + z.lanes * 24 * n_vars,
         "normalize": seen + int(1.5 * z.lanes * z.lane_block),
         "hvg": seen + _HVG + int(1.5 * z.lanes * z.lane_block) + z.lanes * 56 * n_vars * batches,
-        "pca": base + _AFTER_QC + 30 * z.n_obs + pca,
+        "pca": base + _PCA_CELL_BYTES * z.n_obs + pca,
         "neighbors": graph
         + 2 * z.scores
-        + z.edges * _EDGE_BYTES["neighbors"]
-        + (0 if z.exact_search else _PYNNDESCENT + _INDEX),
-        "leiden": after - _UMAP + _LEIDEN + z.edges * (_EDGE_BYTES["leiden"] - _EDGE_BYTES["later"]),
-        "umap": after + z.edges * _EDGE_BYTES["umap"],
+        + z.edges * _EDGE_BYTES
+        + searched
+        + (_INDEX if searched == _PYNNDESCENT else 0),
+        "leiden": after - _UMAP + _LEIDEN + z.edges * (_LEIDEN_EDGE[s.leiden.flavor] - _LATER),
+        "umap": after + z.edges * _UMAP_EDGE[s.umap.method],
         "markers": after + int(1.4 * z.lanes * z.lane_block) + z.lanes * 24 * n_vars * _GROUPS,
         "write": after + (0 if s.write.x == "none" else shards),
         "figures": after + min(_FIGURES, 40 * MIB + z.decoded),

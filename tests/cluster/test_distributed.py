@@ -358,3 +358,29 @@ def test_client__a_scheduler_without_workers_is_refused() -> None:
         with pytest.raises(InputError, match="has no worker"), cluster.client(address, timeout_s=1):
             pass
     assert run.client() is None
+
+
+# -- a compact graph -----------------------------------------------------------------------------
+
+
+def test_compact__on_two_processes_is_the_local_one(client: Any, tmp_path: Path) -> None:
+    def made(folder: Path) -> ad.AnnData:
+        rng = np.random.default_rng(0)
+        centres = 3 * rng.normal(size=(6, 12))
+        x = (centres[rng.integers(6, size=1500)] + rng.normal(size=(1500, 12))).astype(np.float32)
+        adata = ad.AnnData(sp.csr_matrix((1500, 60), dtype=np.float32))
+        adata.obsm["X_pca"] = da.from_array(x, chunks=(400, 12))
+        with dask.config.set({"sc-dask.work-dir": str(folder)}):
+            sd.pp.neighbors(adata)
+            sd.tl.leiden(adata, flavor="sc_dask")
+            sd.tl.umap(adata, maxiter=3)
+        return adata
+
+    there = made(tmp_path / "cluster")
+    with dask.config.set(scheduler="synchronous"):
+        here = made(tmp_path / "here")
+    assert there.obs["landmark"].tolist() == here.obs["landmark"].tolist()
+    assert there.obs["leiden"].tolist() == here.obs["leiden"].tolist()
+    np.testing.assert_array_equal(there.obsm["X_umap"], here.obsm["X_umap"])
+    with pytest.raises(InputError, match="a cluster and no work-dir"):
+        sd.pp.neighbors(there)

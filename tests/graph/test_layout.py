@@ -110,6 +110,9 @@ def test_umap__tells_of_its_rounds() -> None:
     umap(graph, x, maxiter=7, on_epoch=lambda done, of: told.append((done, of)))
     assert told == [(i, 7) for i in range(1, 8)]
     told.clear()
+    umap(graph, x, maxiter=7, init_pos="multilevel", on_epoch=lambda done, of: told.append((done, of)))
+    assert told == [(i, 7) for i in range(1, 8)], "a small graph has one scale"
+    told.clear()
     x = cells(5000)
     umap(weigh(knn(x, 15)), x, maxiter=7, init_pos="multilevel", on_epoch=lambda done, of: told.append((done, of)))
     assert [t[0] for t in told] == list(range(1, told[0][1] + 1)) and told[0][1] > 7
