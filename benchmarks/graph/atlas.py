@@ -18,10 +18,10 @@ import numpy as np
 _BLOCK = 100_000
 
 
-def make(source: Path, out: Path, n_cells: int, seed: int = 0) -> None:
+def make(source: Path, out: Path, n_cells: int, noise: float = 0.05, seed: int = 0) -> None:
     """Write ``n_cells`` rows of ``source``, chosen at random, each with a little noise of its own."""
     x = np.load(source, mmap_mode="r")
-    spread = np.asarray(x[:10_000]).std(axis=0) * 0.05
+    spread = np.asarray(x[:10_000]).std(axis=0) * noise
     partial = out.with_suffix(".partial")
     written = np.lib.format.open_memmap(partial, mode="w+", dtype=np.float32, shape=(n_cells, x.shape[1]))
     for begin in range(0, n_cells, _BLOCK):
@@ -41,14 +41,15 @@ def main() -> None:
         "--x", type=Path, required=True, help="n x n_dims float32 .npy, for instance X_pca of 1.3 M cells"
     )
     parser.add_argument("--cells", type=int, default=10_000_000)
+    parser.add_argument("--noise", type=float, default=0.4, help="of a row, as a share of each component's deviation")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--memory", default="6GiB", help="of each worker")
     parser.add_argument("--folder", type=Path, default=Path("benchmarks/results/data/atlas"))
     args = parser.parse_args()
     args.folder.mkdir(parents=True, exist_ok=True)
-    path = args.folder / f"x{args.cells}.npy"
+    path = args.folder / f"x{args.cells}-{args.noise:g}.npy"
     if not path.exists():
-        make(args.x, path, args.cells)
+        make(args.x, path, args.cells, args.noise)
 
     import anndata as ad
     import dask
@@ -66,7 +67,13 @@ def main() -> None:
     ]
     adata = ad.AnnData(sp.csr_matrix((n, 1), dtype=np.float32))
     adata.obsm["X_pca"] = da.concatenate(blocks)
-    report: dict[str, object] = {"cells": n, "dims": d, "workers": args.workers, "memory": args.memory}
+    report: dict[str, object] = {
+        "cells": n,
+        "noise": args.noise,
+        "dims": d,
+        "workers": args.workers,
+        "memory": args.memory,
+    }
     dask.config.set({"sc-dask.work-dir": str(args.folder / "work"), "sc-dask.stall-timeout-s": 3600})
     local = LocalCluster(
         n_workers=args.workers, threads_per_worker=1, memory_limit=args.memory,
