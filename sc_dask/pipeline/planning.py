@@ -25,9 +25,9 @@ MIN_BLOCK_BYTES = 2 * MIB
 # text or other formats adds, and what each stage's own libraries and compiled code add. Measured with the cache full.
 _BASE = 312 * MIB
 _COMPILING = 130 * MIB
-_CONVERTED, _HVG, _GRAPH, _PYNNDESCENT, _LEIDEN, _UMAP, _FIGURES = (n * MIB for n in (75, 35, 85, 250, 40, 60, 140))
+_CONVERTED, _HVG, _GRAPH, _PYNNDESCENT, _LEIDEN, _UMAP, _FIGURES = (n * MIB for n in (75, 35, 70, 265, 40, 15, 150))
 _FILTER = 15 * MIB
-_IVF = 45 * MIB  # compiled code of the search by clusters
+_IVF = 90 * MIB  # compiled code of the search by clusters
 _INDEX = 95 * MIB  # of pynndescent while it is built
 _RETAINED = 0.35  # of what PCA took, the allocator gives back later or never
 _CELL_BYTES = 145  # obs with its names
@@ -39,7 +39,7 @@ _EDGE_BYTES, _LATER = 20, 38
 _LEIDEN_EDGE = {"sc_dask": 30, "igraph": 225, "leidenalg": 225}
 _UMAP_EDGE = {"umap": 0, "umap-learn": 107}
 _GENES = 2000  # that cut-offs choose, before they are known
-_GROUPS = 30  # clusters, likewise
+_GROUPS = 12  # clusters, likewise
 _TILE_ROWS = 1024  # of the Gram matrix's dense tiles
 _SPLIT = 0.8  # of a Gram matrix's room is what one of frequent and rare genes takes
 
@@ -131,7 +131,7 @@ def _peaks(facts: Info, s: Settings, z: _Sizes) -> dict[str, int]:
     graph = base + _GRAPH + int(_RETAINED * pca) + z.scores
     searched = 0 if z.exact_search else _IVF if s.neighbors.metric in IVF_METRICS else _PYNNDESCENT
     after = graph + searched + z.edges * _LATER + _UMAP
-    shards = min(140 * MIB + 90 * MIB * z.lanes, 3 * z.decoded)
+    shards = min(140 * MIB + 90 * MIB * z.lanes, int(1.9 * z.decoded))
     return {
         "convert": base + min(z.lanes * 2 * z.lane_block, z.float_work) + shards,
         "qc": seen + int(1.5 * z.lanes * z.lane_block) + z.lanes * 24 * n_vars,
@@ -144,7 +144,10 @@ def _peaks(facts: Info, s: Settings, z: _Sizes) -> dict[str, int]:
         + z.edges * _EDGE_BYTES
         + searched
         + (_INDEX if searched == _PYNNDESCENT else 0),
-        "leiden": after - _UMAP + _LEIDEN + z.edges * (_LEIDEN_EDGE[s.leiden.flavor] - _LATER),
+        "leiden": after
+        - _UMAP
+        + (10 * MIB if s.leiden.flavor == "sc_dask" else _LEIDEN)
+        + z.edges * (_LEIDEN_EDGE[s.leiden.flavor] - _LATER),
         "umap": after + z.edges * _UMAP_EDGE[s.umap.method],
         "markers": after + int(1.4 * z.lanes * z.lane_block) + z.lanes * 24 * n_vars * _GROUPS,
         "write": after + (0 if s.write.x == "none" else shards),
