@@ -275,7 +275,7 @@ def clusters(
     labels = label[graph.groups]
     every, plan = range(graph.shards.n), graph.shards
     for _ in range(_N_SWEEPS):
-        inside, strengths = _weights(graph, labels, map_tasks)
+        _, strengths = _weights(graph, labels, map_tasks)
         given = (plan, strengths, resolution, total)
         moved = map_tasks(shards.settle, every, shared=given, label="settle")
         labels = np.concatenate([m[0] for m in moved])

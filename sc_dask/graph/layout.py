@@ -80,7 +80,7 @@ def umap(
     on_epoch
         Called with the rounds done and the rounds in all.
 
-    Memory: about 60 bytes an edge; umap-learn 100.
+    Memory: about 30 bytes an edge; umap-learn 100.
 
     Raises
     ------

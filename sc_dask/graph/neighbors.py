@@ -341,16 +341,21 @@ def _checked(x: NDArray[Any]) -> NDArray[Any]:
     if x.shape[0] < 2 or x.shape[1] < 1:
         raise InputError(f"found {x.shape[0]} cells x {x.shape[1]} dimensions", "at least 2 cells and 1 dimension")
     x = np.ascontiguousarray(x, dtype=np.float64 if x.dtype == np.float64 else np.float32)
+    check_finite(x)
+    return x
+
+
+def check_finite(x: NDArray[Any], first: int = 0) -> None:
+    """Refuse rows that are not finite, by number; ``first`` is that of the first one."""
     # A sum is not finite when one number is not, and needs no temporary array.
     if not np.isfinite(np.sum(x, dtype=np.float64)):
         bad = np.flatnonzero(~np.isfinite(x).all(axis=1))
         if bad.size:
             raise InputError(
-                f"found NaN or infinity in {bad.size} cells (first: row {bad[0]})",
+                f"found NaN or infinity in {bad.size} cells (first: row {first + bad[0]})",
                 "finite numbers in the representation",
                 "remove or repair these cells, then run pp.pca again",
             )
-    return x
 
 
 def _check_options(

@@ -283,7 +283,7 @@ def rates(s: int, given: tuple[Shards, int]) -> None:
     """Prepare a shard's edges for so many rounds of layout."""
     shards, n_epochs = given
     rows = _graph(s, shards)
-    keep = rows.data >= 1.0 / n_epochs  # the heaviest weight is 1
+    keep = rows.data >= 1.0 / max(1, n_epochs)  # the heaviest weight is 1
     indptr = np.concatenate([[0], np.cumsum(keep)])[rows.indptr].astype(np.int64)
     scale = 1 << layout.RATE_BITS
     rate = np.minimum(np.rint(rows.data[keep] * scale), scale - 1).astype(np.uint16)

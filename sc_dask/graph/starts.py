@@ -65,10 +65,9 @@ def multilevel(
     rng = np.random.default_rng(how.seed)
     at_scales = placed.scales
     last = len(at_scales.graphs) - 1
-    if last:
-        rounds = [n_epochs or _FINE_EPOCHS, *[_BETWEEN_EPOCHS] * (last - 1), _COARSE_EPOCHS]
-    else:
-        rounds = [n_epochs or _SMALL_EPOCHS]
+    if n_epochs is None:
+        n_epochs = _FINE_EPOCHS if last else _SMALL_EPOCHS
+    rounds = [n_epochs, *[_BETWEEN_EPOCHS] * (last - 1), *[_COARSE_EPOCHS] * (last > 0)]
     coords = _scaled(_spectral(placed, n_components, how.seed), rng)
     done = 0
     for i in range(last, -1, -1):

@@ -106,6 +106,22 @@ def reverse(indices, fresh, back, back_fresh):  # type: ignore[no-untyped-def]
                 count[u] += 1
 
 
+@nb.njit(nogil=True, cache=True, fastmath=_FAST, inline="always")
+def _offer(x, i, u, indices, distances, fresh):  # type: ignore[no-untyped-def]
+    """Take row ``u`` into the list of row ``i``, marked as fresh, if it is nearer than the last; return 1 if it is."""
+    distance = np.float32(0)
+    for d in range(x.shape[1]):
+        diff = x[i, d] - x[u, d]
+        distance += diff * diff
+    if distance >= distances[i, -1]:
+        return 0
+    place = _insert(indices, distances, i, u, distance)
+    for j in range(fresh.shape[1] - 1, place, -1):
+        fresh[i, j] = fresh[i, j - 1]
+    fresh[i, place] = 1
+    return 1
+
+
 @nb.njit(nogil=True, cache=True, fastmath=_FAST)
 def descend(x, indices, fresh, back, back_fresh, begin, end, new_indices, new_distances, new_fresh, seen):  # type: ignore[no-untyped-def]
     """Offer to rows ``begin`` to ``end`` the neighbours of their neighbours, both ways (Dong, Moses & Li 2011).
@@ -128,9 +144,7 @@ def descend(x, indices, fresh, back, back_fresh, begin, end, new_indices, new_di
 
     Returns the number of neighbours that were replaced.
     """
-    n_dims = x.shape[1]
     k = indices.shape[1]
-    last = k - 1
     n_changed = 0
     for i in range(begin, end):
         seen[i] = i
@@ -146,13 +160,7 @@ def descend(x, indices, fresh, back, back_fresh, begin, end, new_indices, new_di
                 all_of_them = hops_fresh[i, j] == 1
                 if side == 1 and seen[u] != i and all_of_them:
                     seen[u] = i
-                    distance = np.float32(0)
-                    for d in range(n_dims):
-                        diff = x[i, d] - x[u, d]
-                        distance += diff * diff
-                    if distance < new_distances[i, last]:
-                        new_fresh[i, _moved(new_fresh, i, _insert(new_indices, new_distances, i, u, distance))] = 1
-                        n_changed += 1
+                    n_changed += _offer(x, i, u, new_indices, new_distances, new_fresh)
                 for t in range(2 * k):
                     v = indices[u, t] if t < k else back[u, t - k]
                     if v < 0:
@@ -162,22 +170,8 @@ def descend(x, indices, fresh, back, back_fresh, begin, end, new_indices, new_di
                     if seen[v] == i or not (all_of_them or (fresh[u, t] if t < k else back_fresh[u, t - k]) == 1):
                         continue
                     seen[v] = i
-                    distance = np.float32(0)
-                    for d in range(n_dims):
-                        diff = x[i, d] - x[v, d]
-                        distance += diff * diff
-                    if distance < new_distances[i, last]:
-                        new_fresh[i, _moved(new_fresh, i, _insert(new_indices, new_distances, i, v, distance))] = 1
-                        n_changed += 1
+                    n_changed += _offer(x, i, v, new_indices, new_distances, new_fresh)
     return n_changed
-
-
-@nb.njit(nogil=True, cache=True, inline="always")
-def _moved(fresh, i, place):  # type: ignore[no-untyped-def]
-    """Shift the marks of row ``i`` behind ``place``, as ``_insert`` shifted its neighbours."""
-    for j in range(fresh.shape[1] - 1, place, -1):
-        fresh[i, j] = fresh[i, j - 1]
-    return place
 
 
 @nb.njit(nogil=True, cache=True)

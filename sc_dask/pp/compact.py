@@ -15,6 +15,7 @@ from sc_dask import config, get
 from sc_dask.array import run
 from sc_dask.errors import InputError, RecallWarning
 from sc_dask.graph.compact import Compact, Source, compact
+from sc_dask.graph.neighbors import check_finite
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -74,12 +75,5 @@ def made(
 
 def _finite(read: Any, begin: int, end: int) -> np.ndarray:
     rows = read(begin, end)
-    if not np.isfinite(np.sum(rows, dtype=np.float64)):
-        bad = np.flatnonzero(~np.isfinite(rows).all(axis=1))
-        if bad.size:
-            raise InputError(
-                f"found NaN or infinity in {bad.size} cells or more (first: row {begin + bad[0]})",
-                "finite numbers in the representation",
-                "remove or repair these cells, then run pp.pca again",
-            )
+    check_finite(rows, begin)
     return rows

@@ -81,7 +81,7 @@ def umap(
     On a compact graph (``pp.neighbors``) landmarks are laid out, then all cells for ``maxiter`` rounds (None: 30)
     shard by shard.
 
-    Passes: 0 (1 if X is the representation). Memory: about 60 bytes an edge; with umap-learn 100.
+    Passes: 0 (1 if X is the representation). Memory: about 30 bytes an edge; with umap-learn 100.
 
     Raises
     ------
