@@ -92,6 +92,8 @@ SLOTS: tuple[Slot, ...] = (
     Slot("obsm", "{}", "n_obs x n_comps", "float", "pp.pca", "the same, under key_added"),
     Slot("varm", "{}", "n_vars x n_comps", "float", "pp.pca", "the same, under key_added"),
     Slot("uns", "{}", "", "dict", "pp.pca", "the same, under key_added"),
+    Slot("obsm", "X_pca_harmony", "n_obs x n_comps", "float32", "pp.harmony_integrate", "components without batches"),
+    Slot("obsm", "{}", "n_obs x n_comps", "float32", "pp.harmony_integrate", "the same, under adjusted_basis"),
     Slot("obsp", "distances", "n_obs x n_obs", "float", "pp.neighbors", "distances to the k - 1 nearest cells"),
     Slot("obsp", "connectivities", "n_obs x n_obs", "float32", "pp.neighbors", "weights of the neighbour graph"),
     Slot("uns", "neighbors", "", "dict", "pp.neighbors", "params with the measured recall"),

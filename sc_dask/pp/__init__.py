@@ -11,12 +11,14 @@ from sc_dask.pp.filter import filter_cells, filter_genes
 from sc_dask.pp.normalize import log1p, normalize_total
 from sc_dask.pp.hvg import highly_variable_genes
 from sc_dask.pp.pca import pca
+from sc_dask.pp.harmony import harmony_integrate
 from sc_dask.pp.neighbors import neighbors
 
 __all__ = [
     "calculate_qc_metrics",
     "filter_cells",
     "filter_genes",
+    "harmony_integrate",
     "highly_variable_genes",
     "log1p",
     "neighbors",

@@ -125,6 +125,8 @@ CASES = (
     Case(_PCA, 1, 3, logged, {"n_comps": 5, "svd_solver": "incremental", "chunk_size": 20, "dtype": "float64"}),
     Case(_RANK, 1, 1, logged, {"groupby": "group"}),
     Case(_RANK, 1, 1, logged, {"groupby": "group", "reference": "b", "pts": True, "key_added": "vs_b"}),
+    Case("pp.harmony_integrate", 0, 0, reduced, {"key": "batch"}),
+    Case("pp.harmony_integrate", 0, 0, reduced, {"key": ["batch", "group"], "adjusted_basis": "joined", "theta": 2}),
     Case("pp.neighbors", 0, 0, reduced, {"n_neighbors": 10}),
     Case("pp.neighbors", 0, 0, reduced, {"n_neighbors": 10, "key_added": "mine"}),
     Case("pp.neighbors", 0, 9, reduced, {"n_neighbors": 10, "compact": True}),
