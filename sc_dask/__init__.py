@@ -13,9 +13,11 @@ if TYPE_CHECKING:
     from sc_dask.io.convert import convert
     from sc_dask.io.read import read
     from sc_dask.io.write import write
+    from sc_dask.together import batch
 
 __version__ = "0.1.0"
 __all__ = [
+    "batch",
     "cluster",
     "config",
     "convert",
@@ -32,7 +34,12 @@ __all__ = [
     "write",
 ]
 
-_FUNCTIONS = {"convert": "sc_dask.io.convert", "read": "sc_dask.io.read", "write": "sc_dask.io.write"}
+_FUNCTIONS = {
+    "batch": "sc_dask.together",
+    "convert": "sc_dask.io.convert",
+    "read": "sc_dask.io.read",
+    "write": "sc_dask.io.write",
+}
 
 
 def __getattr__(name: str) -> Any:

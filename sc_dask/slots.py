@@ -23,6 +23,7 @@ from xarray.backends import BackendArray
 from xarray.core.extension_array import PandasExtensionArray
 from xarray.core.indexing import IndexingSupport, LazilyIndexedArray, explicit_indexing_adapter
 
+from sc_dask.array import meeting
 from sc_dask.errors import InputError
 
 if TYPE_CHECKING:
@@ -175,11 +176,17 @@ def write(adata: AnnData, writes: Mapping[tuple[str, str], Any], *, writer: str 
     ------
     KeyError
         A slot is not declared (for that writer): a mistake in sc_dask, not in your data.
+    InputError
+        In a batch: another call names the slot.
     """
     declared = of(writer) if writer else SLOTS
     for attr, key in writes:
         if not any(s.matches(attr, key) for s in declared):
             raise KeyError(f"slot {attr}[{key!r}] is not declared for {writer or 'any function'} in sc_dask/slots.py")
+    seat = meeting.seat()
+    if seat is not None and seat.may_write is not None:
+        for attr, key in writes:
+            seat.may_write(attr, key)
     if adata.is_view:
         adata._init_as_actual(adata.copy())
     for (attr, key), value in writes.items():

@@ -132,27 +132,30 @@ Found = dict[tuple[int, int], Vector]  # row vectors that had to be taken from a
 def evaluate(plan: Plan, args: BlockArgs, block: Block | None = None) -> Block:
     """Read one block and run it through all steps."""
     n = len(plan.kernels)
-    return evaluate_at(plan, args, frozenset([n]), block)[0][n][0]
+    return run_steps(plan, args, frozenset([n]), read_block(plan, args, block))[0][n][0]
 
 
-def evaluate_at(
-    plan: Plan, args: BlockArgs, depths: frozenset[int], block: Block | None = None
-) -> tuple[dict[int, tuple[Block, tuple[Vector, ...]]], Found]:
-    """Read one block and run it through the steps, as far as anybody wants it.
-
-    Returns
-    -------
-    For each of ``depths`` (numbers of steps done) the block and the row vectors of the step that would follow; and the
-    row vectors that had to be taken from the block.
-    """
+def read_block(plan: Plan, args: BlockArgs, block: Block | None = None) -> Block:
+    """Return the rows of the source that stay; ``block``: what a foreign source has read already."""
     if block is None:
         if plan.source is None:
             raise ValueError("a plan without a source needs its block")
         block = plan.source.read(args.start, args.stop)
     else:
         METER.add(rows=args.stop - args.start)
-    if args.rows is not None:
-        block = take_rows(block, args.rows)
+    return block if args.rows is None else take_rows(block, args.rows)
+
+
+def run_steps(
+    plan: Plan, args: BlockArgs, depths: frozenset[int], block: Block
+) -> tuple[dict[int, tuple[Block, tuple[Vector, ...]]], Found]:
+    """Run a block through the steps, as far as anybody wants it.
+
+    Returns
+    -------
+    For each of ``depths`` (numbers of steps done) the block and the row vectors of the step that would follow; and the
+    row vectors that had to be taken from the block.
+    """
     seen: dict[int, tuple[Block, tuple[Vector, ...]]] = {}
     found: Found = {}
     for i in range(max(depths) + 1):

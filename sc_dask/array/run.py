@@ -14,21 +14,19 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
 from typing import Any
 
 import dask
 import dask.threaded
-import numpy as np
 import psutil
 from dask.base import get_scheduler
 from dask.callbacks import Callback
 from dask.highlevelgraph import HighLevelGraph
 
 from sc_dask import config
+from sc_dask.array import meeting, passes
 from sc_dask.array.blocks import ForeignSource, Lazy, RowBlocks
-from sc_dask.array.expr import BlockArgs, Plan, RowVector, evaluate_at
-from sc_dask.array.join import Sheet, join
+from sc_dask.array.passes import Item
 from sc_dask.array.source import METER, MemorySource
 from sc_dask.errors import ScDaskWarning, StalledError
 from sc_dask.log import Stage, current_stage, peak_rss_bytes, reset_peak_rss
@@ -45,94 +43,8 @@ def _new_name(label: str) -> str:
         return f"sc-dask-{label}-{os.getpid()}-{_counter}"
 
 
-@dataclass(frozen=True)
-class _Item:
-    """A value that Dask passes on without looking into it for tasks."""
-
-    value: Any
-
-
-@dataclass
-class Carry:
-    """What a lane has learnt so far."""
-
-    states: tuple[Any, ...]
-    parts: list[tuple[int, dict[Any, Any]]] = field(default_factory=list)
-    rows: int = 0
-    n_bytes: int = 0
-    rss: int = 0
-
-
-@dataclass(frozen=True)
-class _Outputs:
-    """What a pass makes of every block; shared by its tasks."""
-
-    items: tuple[tuple[Any, str, dict[str, Any]], ...]  # kernel or Reduction, kind, const
-    depths: tuple[int, ...]  # steps that each wants done; before the last one, it wants that one's row vectors too
-    in_place: bool  # no task is run twice: a state may be changed instead of copied
-    bounds: np.ndarray
-    sheets: tuple[Sheet | None, ...]  # one for each that gives rows, where all tasks share memory
-
-
-def _step(
-    carry: Carry | None,
-    plan: Plan,
-    outputs: _Outputs,
-    index: int,
-    args: BlockArgs,
-    vectors: _Item,
-    block: Any = None,
-) -> Carry:
-    """Read block ``index`` and add it to the carry (a new one: the old may be needed again after a lost worker)."""
-    if isinstance(block, _Item):  # a source of just these rows
-        plan, args, block = Plan(block.value, plan.kernels), replace(args, start=0, stop=args.stop - args.start), None
-    seen, found = evaluate_at(plan, args, frozenset(outputs.depths), block)
-    states: list[Any] = []
-    part: dict[Any, Any] = {("found", *k): v for k, v in found.items()}
-    for i, ((kernel, kind, const), own_rows) in enumerate(zip(outputs.items, vectors.value, strict=True)):
-        block, step_rows = seen[outputs.depths[i]]
-        rows = (*step_rows, *own_rows)
-        state = carry.states[i] if carry else None
-        if kind in ("reduce", "fold"):
-            update = kernel.absorb if outputs.in_place and kernel.absorb is not None else kernel.update
-            if state is not None and update is not None:
-                state = update(state, block, *rows, **const)
-            else:
-                new = kernel.block(block, *rows, **const)
-                state = new if state is None else kernel.merge(state, new)
-        elif kind == "scan":
-            part["out", i], new = kernel.block(block, *rows, **const)
-            state = new if state is None else kernel.merge(state, new)
-        elif kind == "rows":
-            found_rows, sheet = kernel(block, *rows, **const), outputs.sheets[i]
-            if sheet is None or not sheet.takes(found_rows, int(outputs.bounds[index])):
-                part["out", i] = found_rows
-        else:
-            part["out", i] = kernel(block, index, *rows, **const)
-        states.append(state)
-    read = METER.empty()
-    rss = psutil.Process().memory_info().rss
-    before = carry or Carry(())
-    parts = [*before.parts, (index, part)] if part else before.parts
-    return Carry(tuple(states), parts, before.rows + read.rows, before.n_bytes + read.n_bytes, max(before.rss, rss))
-
-
-def _merge_lanes(outputs: _Outputs, *carries: Carry) -> Carry:
-    states = []
-    for i, (kernel, kind, _) in enumerate(outputs.items):
-        state = None
-        if kind in ("reduce", "fold", "scan"):
-            state = carries[0].states[i]
-            for other in carries[1:]:
-                state = kernel.merge(state, other.states[i])
-        states.append(state)
-    parts = sorted((p for c in carries for p in c.parts), key=lambda p: p[0])
-    rows, n_bytes = sum(c.rows for c in carries), sum(c.n_bytes for c in carries)
-    return Carry(tuple(states), parts, rows, n_bytes, max(c.rss for c in carries))
-
-
 def compute(*lazies: Lazy[Any], label: str = "pass") -> Any:
-    """Make what was described: one pass over each distinct X, in the order given.
+    """Make what was described: one pass over each distinct source and choice of rows, in the order given.
 
     Parameters
     ----------
@@ -145,109 +57,39 @@ def compute(*lazies: Lazy[Any], label: str = "pass") -> Any:
     -------
     The answer, or a tuple of answers in the order of the arguments.
     """
-    groups: dict[str, list[int]] = {}
-    for i, lazy in enumerate(lazies):
-        groups.setdefault(f"{lazy.x.name}{'-fold' if lazy.kind == 'fold' else ''}", []).append(i)
-    answers: list[Any] = [None] * len(lazies)
-    for members in groups.values():
-        for i, answer in zip(members, _one_pass([lazies[i] for i in members], label), strict=True):
-            answers[i] = answer
-    return answers[0] if len(answers) == 1 else tuple(answers)
+    seat = meeting.seat()
+    found = _computed(lazies, label) if seat is None else seat.ask(lazies)
+    return found[0] if len(found) == 1 else tuple(found)
 
 
-def _one_pass(lazies: Sequence[Lazy[Any]], label: str) -> list[Any]:
-    x = lazies[0].x
-    n_steps, shared = len(x.expr.steps), _shares_memory()
-    outputs = _Outputs(
-        tuple((z.kernel, z.kind, dict(z.const)) for z in lazies),
-        tuple(n_steps - z.ahead for z in lazies),
-        in_place=shared,
-        bounds=x.expr.bounds,
-        sheets=tuple(Sheet(x.shape[0]) if shared and z.kind == "rows" else None for z in lazies),
-    )
-    n_lanes = 1 if lazies[0].kind == "fold" else max(1, min(x.expr.n_blocks, n_workers()))
-    name = _new_name(label)
-    dsk = _pass_graph(name, x, outputs, [z.rows for z in lazies], n_lanes)
-    carry: Carry = _execute(dsk, name, f"{name}-end", x.expr.n_blocks, label, n_lanes)
-    _record(carry.rows, carry.n_bytes, carry.rss, x.expr.source.shape[0])
-    _keep_found(x, carry)
-    answers = []
-    for i, z in enumerate(lazies):
-        if z.kind in ("reduce", "fold"):
-            answers.append(z.kernel.finalize(carry.states[i]))
-            continue
-        sheet = outputs.sheets[i]
-        if sheet is not None and sheet.array is not None:
-            answers.append(sheet.array)
-            continue
-        parts = [p["out", i] for _, p in carry.parts]
-        if z.kind == "scan":
-            answers.append((join(parts), z.kernel.finalize(carry.states[i])))
-        else:
-            answers.append(parts if z.kind == "blocks" else join(parts))
-    return answers
+def _computed(lazies: Sequence[Lazy[Any]], label: str) -> list[Any]:
+    found: list[Any] = [None] * len(lazies)
+    for ordered in (False, True):
+        chosen = [(i, z) for i, z in enumerate(lazies) if (z.kind == "fold") == ordered]
+        for xs in passes.sharing(z.x for _, z in chosen) if chosen else ():
+            members = [[i for i, z in chosen if z.x.name == x.name] for x in xs]
+            at = [i for of_x in members for i in of_x]
+            for i, answer in zip(
+                at, _one_pass(xs, [[lazies[i] for i in of_x] for of_x in members], label), strict=True
+            ):
+                found[i] = answer
+    return found
 
 
-def _pass_graph(
-    name: str, x: RowBlocks, outputs: _Outputs, rows: list[tuple[np.ndarray, ...]], n_lanes: int
-) -> dict[Any, Any]:
-    expr = x.expr
-    foreign = expr.source if isinstance(expr.source, ForeignSource) else None
+def _one_pass(xs: Sequence[RowBlocks], lazies: list[list[Lazy[Any]]], label: str) -> list[Any]:
+    """Return the answers of all lazies of all matrices."""
+    source, in_place = xs[0].expr.source, _shares_memory()
     # a matrix in memory need not go to every worker: each task takes its rows along
-    sent = isinstance(expr.source, MemorySource) and client() is not None
-    plan = Plan(None, expr.plan().kernels) if foreign or sent else expr.plan()
-    dsk: dict[Any, Any] = {f"{name}-plan": plan, f"{name}-outputs": outputs}
-    last: list[Any] = [None] * n_lanes
-    for i in range(expr.n_blocks):
-        start, stop = int(expr.bounds[i]), int(expr.bounds[i + 1])
-        args = expr.args(start, stop)
-        vectors = tuple(tuple(r[start:stop] for r in of_one) for of_one in rows)
-        key, lane = (name, i), i % n_lanes
-        task: tuple[Any, ...] = (_step, last[lane], f"{name}-plan", f"{name}-outputs", i, args, _Item(vectors))
-        if foreign:
-            task = (*task, foreign.key(args))
-        elif sent:
-            task = (*task, _Item(MemorySource(expr.source.read(args.start, args.stop), "")))
-        dsk[key] = task
-        last[lane] = key
-    dsk[f"{name}-end"] = (_merge_lanes, f"{name}-outputs", *last)
-    if foreign:
-        _fuse_foreign(dsk, foreign, name, expr.n_blocks)
-    return dsk
-
-
-def _fuse_foreign(dsk: dict[Any, Any], source: ForeignSource, name: str, n_blocks: int) -> None:
-    """Join each block's own tasks with its step, so that no block waits in memory for its lane."""
-    from dask._task_spec import Task, convert_legacy_graph
-
-    steps = {k: dsk[k] for k in [(name, i) for i in range(n_blocks)]}
-    needed = {t[7] for t in steps.values()}
-    (below,) = dask.optimize(source.array)
-    graph = convert_legacy_graph(dict(below.__dask_graph__()))
-    converted = convert_legacy_graph(dict(dsk), all_keys=set(dsk) | set(graph))
-    users: dict[Any, int] = {}
-    for node in graph.values():
-        for dep in node.dependencies:
-            users[dep] = users.get(dep, 0) + 1
-    dsk.clear()
-    dsk.update(converted)
-    fused = set()
-    for key, task in steps.items():
-        src = task[7]
-        if not users.get(src) and src in needed and isinstance(graph[src], Task):
-            dsk[key] = Task.fuse(graph[src], converted[key], key=key)
-            fused.add(src)
-    dsk.update({k: v for k, v in graph.items() if k not in fused})
-
-
-def _keep_found(x: RowBlocks, carry: Carry) -> None:
-    """Keep row vectors that steps had to take from their blocks: the next user of this X knows them."""
-    wanted = [(i, j, r) for i, s in enumerate(x.expr.steps) for j, r in enumerate(s.rows) if r.values is None]
-    for i, j, vector in wanted:
-        pieces = [part["found", i, j] for _, part in carry.parts if ("found", i, j) in part]
-        if pieces and sum(len(p) for p in pieces) == x.shape[0]:
-            assert isinstance(vector, RowVector)
-            vector.found(np.concatenate(pieces))
+    sourceless = isinstance(source, ForeignSource) or (isinstance(source, MemorySource) and client() is not None)
+    recipe = passes.describe(xs, [z for of_x in lazies for z in of_x], in_place, sourceless)
+    n_blocks = xs[0].expr.n_blocks
+    n_lanes = 1 if lazies[0][0].kind == "fold" else max(1, min(n_blocks, n_workers()))
+    name = _new_name(label)
+    dsk = passes.graph(name, xs, recipe, [[z.rows for z in of_x] for of_x in lazies], n_lanes)
+    carry: passes.Carry = _execute(dsk, name, f"{name}-end", n_blocks, label, n_lanes)
+    _record(carry.rows, carry.n_bytes, carry.rss, source.shape[0])
+    passes.keep_found(xs, carry)
+    return passes.answers(recipe, carry)
 
 
 def _identity(block: Any) -> Any:
@@ -262,7 +104,7 @@ def materialise(x: RowBlocks, label: str = "load") -> Any:
 # -- independent tasks ---------------------------------------------------------------------------
 
 
-def _one_task(func: Callable[..., Any], item: _Item, shared: _Item) -> tuple[Any, int, int, int]:
+def _one_task(func: Callable[..., Any], item: Item, shared: Item) -> tuple[Any, int, int, int]:
     value = func(item.value) if shared.value is None else func(item.value, shared.value)
     read = METER.empty()
     return value, read.rows, read.n_bytes, psutil.Process().memory_info().rss
@@ -299,16 +141,16 @@ def map_tasks(
         return []
     name = _new_name(label)
     shared_key = f"{name}-shared"
-    dsk: dict[Any, Any] = {shared_key: _Item(shared)}
+    dsk: dict[Any, Any] = {shared_key: Item(shared)}
     for i, item in enumerate(items):
-        dsk[(name, i)] = (_one_task, func, _Item(item), shared_key)
+        dsk[(name, i)] = (_one_task, func, Item(item), shared_key)
     dsk[f"{name}-end"] = (_gather, *((name, i) for i in range(len(items))))
     results = _execute(dsk, name, f"{name}-end", len(items), label, n_workers())
     _record(sum(r[1] for r in results), sum(r[2] for r in results), max(r[3] for r in results), n_rows)
     return [r[0] for r in results]
 
 
-def _called(func: Callable[..., Any], given: _Item) -> tuple[Any, list[ScDaskWarning], int]:
+def _called(func: Callable[..., Any], given: Item) -> tuple[Any, list[ScDaskWarning], int]:
     args, kwargs = given.value
     reset_peak_rss()
     with warnings.catch_warnings(record=True) as caught:
@@ -326,7 +168,7 @@ def call(func: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     if c is None:
         return func(*args, **kwargs)
     name = _new_name(func.__name__.strip("_"))
-    future = _submit(c, {name: (_called, func, _Item((args, kwargs)))}, name)
+    future = _submit(c, {name: (_called, func, Item((args, kwargs)))}, name)
     value, said, rss = _wait(c, future, lambda: 0, 1, current_stage())
     for warning in said:
         warnings.warn(warning, stacklevel=3)

@@ -12,7 +12,16 @@ import pytest
 import scipy.sparse as sp
 
 from sc_dask.array import normalize, run
-from sc_dask.array.blocks import Reduction, collect_rows, each_block, fold_rows, from_source, reduce_rows, scan_rows
+from sc_dask.array.blocks import (
+    Reduction,
+    collect_rows,
+    each_block,
+    fold_rows,
+    from_source,
+    map_rows,
+    reduce_rows,
+    scan_rows,
+)
 from sc_dask.array.source import METER
 from sc_dask.errors import StalledError
 from sc_dask.kernels.qc import row_totals
@@ -65,6 +74,36 @@ def test_compute__one_pass_for_each_x_and_answers_in_order(scheduler: str) -> No
         a, b, c = run.compute(reduce_rows(SUM, y), reduce_rows(SUM, x), reduce_rows(SUM, y))
     assert counted.n == 2 and source_of(y).passes == 1
     np.testing.assert_array_equal(np.stack([a, b, c]), DENSE.sum(axis=0) * np.array([[2], [1], [2]]))
+
+
+def test_compute__matrices_of_one_source_share_a_pass(scheduler: str) -> None:
+    x = lazy(DENSE, 6)
+    doubled, some = map_rows(lambda b: b * 2, x, columnwise=True), x[:, [2, 0]]
+    other_rows = x[5:]
+    with compute_counter() as counted:
+        a, b, c, d, e = run.compute(
+            reduce_rows(SUM, doubled),
+            collect_rows(lambda b: b[:, 0], some),
+            reduce_rows(SUM, other_rows),
+            collect_rows(lambda b, g: b[:, 1] + g, doubled, np.arange(20)),
+            each_block(lambda b, i: (i, b.shape[1]), some),
+        )
+    assert counted.n == 2
+    assert source_of(x).times_read().tolist() == [1] * 5 + [2] * 15
+    np.testing.assert_array_equal(a, DENSE.sum(axis=0) * 2)
+    np.testing.assert_array_equal(b, DENSE[:, 2])
+    np.testing.assert_array_equal(c, DENSE[5:].sum(axis=0))
+    np.testing.assert_array_equal(d, DENSE[:, 1] * 2 + np.arange(20))
+    assert e == [(i, 2) for i in range(6)]
+
+
+def test_compute__shared_passes_keep_totals_of_every_matrix(scheduler: str) -> None:
+    x = lazy(DENSE + 1, 4)
+    one, two = (normalize.normalize(x[:, c], normalize.totals_of(x[:, c]), 1) for c in ([0, 1], [2]))
+    sums = run.compute(reduce_rows(SUM, one), reduce_rows(SUM, two))
+    np.testing.assert_allclose([s.sum() for s in sums], [20, 20])
+    for y, cols in ((one, [0, 1]), (two, [2])):
+        np.testing.assert_allclose(y.expr.steps[-1].rows[0].values, (DENSE + 1)[:, cols].sum(axis=1))
 
 
 def test_compute__a_fold_goes_in_order_and_others_join_in_order(scheduler: str) -> None:

@@ -19,7 +19,7 @@ import scipy.sparse as sp
 
 import sc_dask as sd
 from sc_dask import cluster, log
-from sc_dask.array import run
+from sc_dask.array import passes, run
 from sc_dask.array.blocks import Reduction, RowBlocks, collect_rows, from_source, map_rows, reduce_rows
 from sc_dask.array.source import METER, Block
 from sc_dask.errors import InputError, RecallWarning
@@ -268,8 +268,8 @@ def test_graph_stages__on_a_worker_as_here(client: Any) -> None:
 
 def pass_graph(x: RowBlocks, rows: tuple[np.ndarray, ...]) -> dict[Any, Any]:
     lazy = reduce_rows(ROWS, x, *rows)
-    outputs = run._Outputs(((lazy.kernel, lazy.kind, {}),), (0,), False, x.expr.bounds, (None,))
-    return run._pass_graph("pass", x, outputs, [lazy.rows], 4)
+    recipe = passes.describe([x], [lazy], in_place=False, sourceless=False)
+    return passes.graph("pass", [x], recipe, [[lazy.rows]], 4)
 
 
 def test_pass__one_task_a_block_and_a_graph_of_ten_thousand_in_a_second() -> None:

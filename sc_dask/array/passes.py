@@ -1,0 +1,235 @@
+"""What a pass is made of: one task a block, which reads it, runs its steps and adds to its lane's carry.
+
+Several lazy matrices over the same rows of one source (counts, their logarithms, a few genes of them) share a pass: a
+block is read once and goes through the steps of each in turn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import dask
+import numpy as np
+import psutil
+from dask.base import tokenize
+
+from sc_dask.array.blocks import ForeignSource, Lazy, RowBlocks
+from sc_dask.array.expr import BlockArgs, Plan, RowVector, read_block, run_steps
+from sc_dask.array.join import Sheet, join
+from sc_dask.array.source import METER, MemorySource
+
+
+@dataclass(frozen=True)
+class Item:
+    """A value that Dask passes on without looking into it for tasks."""
+
+    value: Any
+
+
+@dataclass
+class Carry:
+    """What a lane has learnt so far."""
+
+    states: tuple[Any, ...]
+    parts: list[tuple[int, dict[Any, Any]]] = field(default_factory=list)
+    rows: int = 0
+    n_bytes: int = 0
+    rss: int = 0
+
+
+@dataclass(frozen=True)
+class Output:
+    """One thing that a pass makes of every block."""
+
+    kernel: Any  # a Reduction, or a function of a block
+    kind: str
+    const: dict[str, Any]
+    depth: int  # steps that it wants done; before the last one, it wants that one's row vectors too
+    sheet: Sheet | None  # of one that gives rows, where all tasks share memory
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What all tasks of a pass share: the steps of each matrix, and what each output wants of which matrix."""
+
+    plans: tuple[Plan, ...]  # the first one holds the source
+    outputs: tuple[tuple[Output, ...], ...]  # of each plan
+    bounds: np.ndarray
+    in_place: bool  # no task is run twice: a state may be changed instead of copied
+
+
+def sharing(xs: Iterable[RowBlocks]) -> list[list[RowBlocks]]:
+    """Put together what one pass can serve: matrices over the same rows of one source, cut at the same places."""
+    distinct = list({x.name: x for x in xs}.values())
+    if len(distinct) == 1:
+        return [distinct]
+    groups: dict[str, list[RowBlocks]] = {}
+    for x in distinct:
+        groups.setdefault(tokenize(x.expr.source.token, x.expr.bounds, x.expr.rows), []).append(x)
+    return list(groups.values())
+
+
+def describe(xs: Sequence[RowBlocks], lazies: Sequence[Lazy[Any]], in_place: bool, sourceless: bool) -> Recipe:
+    """Return what all tasks of a pass over ``xs`` share; ``sourceless``: every task is given its rows."""
+    plans = [x.expr.plan() for x in xs]
+    plans = [Plan(None if sourceless or i else p.source, p.kernels) for i, p in enumerate(plans)]
+
+    def output(z: Lazy[Any]) -> Output:
+        sheet = Sheet(z.x.shape[0]) if in_place and z.kind == "rows" else None
+        return Output(z.kernel, z.kind, dict(z.const), len(z.x.expr.steps) - z.ahead, sheet)
+
+    outputs = tuple(tuple(output(z) for z in lazies if z.x.name == x.name) for x in xs)
+    return Recipe(tuple(plans), outputs, xs[0].expr.bounds, in_place)
+
+
+def step(carry: Carry | None, recipe: Recipe, index: int, args: Item, vectors: Item, block: Any = None) -> Carry:
+    """Read block ``index`` and add it to the carry (a new one: the old may be needed again after a lost worker).
+
+    ``args``: the arguments of every matrix's steps; ``vectors``: those of every output. ``block``: what a foreign
+    source has read, or an `Item` with a source of just these rows.
+    """
+    many: tuple[BlockArgs, ...] = args.value
+    plan, first = recipe.plans[0], many[0]
+    if isinstance(block, Item):
+        plan, block = Plan(block.value, plan.kernels), None
+        first = replace(first, start=0, stop=first.stop - first.start)
+    block = read_block(plan, first, block)
+    states: list[Any] = []
+    part: dict[Any, Any] = {}
+    for x, (own_plan, own_args, outputs) in enumerate(zip(recipe.plans, many, recipe.outputs, strict=True)):
+        seen, found = run_steps(own_plan, own_args, frozenset(o.depth for o in outputs), block)
+        part |= {("found", x, *k): v for k, v in found.items()}
+        for output, own_rows in zip(outputs, vectors.value[x], strict=True):
+            done, step_rows = seen[output.depth]
+            i = len(states)
+            before = carry.states[i] if carry else None
+            state, given = _add(output, recipe, before, index, done, (*step_rows, *own_rows))
+            if given is not None:
+                part["out", i] = given[0]
+            states.append(state)
+    read = METER.empty()
+    rss = psutil.Process().memory_info().rss
+    old = carry or Carry(())
+    parts = [*old.parts, (index, part)] if part else old.parts
+    return Carry(tuple(states), parts, old.rows + read.rows, old.n_bytes + read.n_bytes, max(old.rss, rss))
+
+
+def _add(
+    output: Output, recipe: Recipe, state: Any, index: int, block: Any, rows: tuple[Any, ...]
+) -> tuple[Any, tuple[Any] | None]:
+    """Return an output's new state, and what it gives for this block (in a tuple) unless that is written already."""
+    kernel, const = output.kernel, output.const
+    if output.kind in ("reduce", "fold"):
+        update = kernel.absorb if recipe.in_place and kernel.absorb is not None else kernel.update
+        if state is not None and update is not None:
+            return update(state, block, *rows, **const), None
+        new = kernel.block(block, *rows, **const)
+        return (new if state is None else kernel.merge(state, new)), None
+    if output.kind == "scan":
+        given, new = kernel.block(block, *rows, **const)
+        return (new if state is None else kernel.merge(state, new)), (given,)
+    if output.kind == "rows":
+        given = kernel(block, *rows, **const)
+        if output.sheet is not None and output.sheet.takes(given, int(recipe.bounds[index])):
+            return None, None
+        return None, (given,)
+    return None, (kernel(block, index, *rows, **const),)
+
+
+def merge_lanes(recipe: Recipe, *carries: Carry) -> Carry:
+    """Return what all lanes have learnt."""
+    states = []
+    for i, output in enumerate(o for outputs in recipe.outputs for o in outputs):
+        state = None
+        if output.kind in ("reduce", "fold", "scan"):
+            state = carries[0].states[i]
+            for other in carries[1:]:
+                state = output.kernel.merge(state, other.states[i])
+        states.append(state)
+    parts = sorted((p for c in carries for p in c.parts), key=lambda p: p[0])
+    rows, n_bytes = sum(c.rows for c in carries), sum(c.n_bytes for c in carries)
+    return Carry(tuple(states), parts, rows, n_bytes, max(c.rss for c in carries))
+
+
+def answers(recipe: Recipe, carry: Carry) -> list[Any]:
+    """Return the answer of each output, matrix after matrix."""
+    found = []
+    for i, output in enumerate(o for outputs in recipe.outputs for o in outputs):
+        if output.kind in ("reduce", "fold"):
+            found.append(output.kernel.finalize(carry.states[i]))
+        elif output.sheet is not None and output.sheet.array is not None:
+            found.append(output.sheet.array)
+        else:
+            parts = [p["out", i] for _, p in carry.parts]
+            if output.kind == "scan":
+                found.append((join(parts), output.kernel.finalize(carry.states[i])))
+            else:
+                found.append(parts if output.kind == "blocks" else join(parts))
+    return found
+
+
+def graph(
+    name: str, xs: Sequence[RowBlocks], recipe: Recipe, rows: list[list[tuple[np.ndarray, ...]]], n_lanes: int
+) -> dict[Any, Any]:
+    """Return the tasks of a pass: blocks are dealt to lanes, ``<name>-end`` merges them.
+
+    ``rows``: the row vectors of every output, for every matrix. Where the recipe has no source, a task takes its
+    rows along: from a Dask graph of somebody else's, or from a matrix in memory that not every worker needs whole.
+    """
+    expr = xs[0].expr
+    dsk: dict[Any, Any] = {f"{name}-recipe": recipe}
+    last: list[Any] = [None] * n_lanes
+    for i in range(expr.n_blocks):
+        start, stop = int(expr.bounds[i]), int(expr.bounds[i + 1])
+        args = tuple(x.expr.args(start, stop) for x in xs)
+        vectors = tuple(tuple(tuple(r[start:stop] for r in of_one) for of_one in of_x) for of_x in rows)
+        key, lane = (name, i), i % n_lanes
+        task: tuple[Any, ...] = (step, last[lane], f"{name}-recipe", i, Item(args), Item(vectors))
+        if isinstance(expr.source, ForeignSource):
+            task = (*task, expr.source.key(args[0]))
+        elif recipe.plans[0].source is None:
+            task = (*task, Item(MemorySource(expr.source.read(args[0].start, args[0].stop), "")))
+        dsk[key] = task
+        last[lane] = key
+    dsk[f"{name}-end"] = (merge_lanes, f"{name}-recipe", *last)
+    if isinstance(expr.source, ForeignSource):
+        _fuse_foreign(dsk, expr.source, name, expr.n_blocks)
+    return dsk
+
+
+def _fuse_foreign(dsk: dict[Any, Any], source: ForeignSource, name: str, n_blocks: int) -> None:
+    """Join each block's own tasks with its step, so that no block waits in memory for its lane."""
+    from dask._task_spec import Task, convert_legacy_graph
+
+    steps = {k: dsk[k] for k in [(name, i) for i in range(n_blocks)]}
+    needed = {t[-1] for t in steps.values()}
+    (below,) = dask.optimize(source.array)
+    foreign = convert_legacy_graph(dict(below.__dask_graph__()))
+    converted = convert_legacy_graph(dict(dsk), all_keys=set(dsk) | set(foreign))
+    users: dict[Any, int] = {}
+    for node in foreign.values():
+        for dep in node.dependencies:
+            users[dep] = users.get(dep, 0) + 1
+    dsk.clear()
+    dsk.update(converted)
+    fused = set()
+    for key, task in steps.items():
+        src = task[-1]
+        if not users.get(src) and src in needed and isinstance(foreign[src], Task):
+            dsk[key] = Task.fuse(foreign[src], converted[key], key=key)
+            fused.add(src)
+    dsk.update({k: v for k, v in foreign.items() if k not in fused})
+
+
+def keep_found(xs: Sequence[RowBlocks], carry: Carry) -> None:
+    """Keep row vectors that steps had to take from their blocks: the next user of this X knows them."""
+    for at, x in enumerate(xs):
+        wanted = [(i, j, r) for i, s in enumerate(x.expr.steps) for j, r in enumerate(s.rows) if r.values is None]
+        for i, j, vector in wanted:
+            key = ("found", at, i, j)
+            pieces = [part[key] for _, part in carry.parts if key in part]
+            if pieces and sum(len(p) for p in pieces) == x.shape[0]:
+                assert isinstance(vector, RowVector)
+                vector.found(np.concatenate(pieces))
