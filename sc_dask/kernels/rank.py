@@ -67,19 +67,29 @@ def t_test(
     others = _rest(moments, tested) if reference is None else _pick(moments, np.full(len(tested), reference))
     mine = _pick(moments, np.asarray(tested, np.int64))
     scores, pvals = _welch(mine, others, method)
-    expm1 = np.expm1 if base is None else lambda m: np.expm1(m * np.log(base))
-    with np.errstate(invalid="ignore", divide="ignore", over="ignore"):  # scaled data or raw counts have none
-        changes = np.log2((expm1(mine.mean) + 1e-9) / (expm1(others.mean) + 1e-9))
-    adjust = benjamini_hochberg if corr_method == "benjamini-hochberg" else bonferroni
     return RankResult(
         groups=np.asarray(tested, np.int64),
         scores=scores,
         pvals=pvals,
-        pvals_adj=adjust(pvals),
-        logfoldchanges=changes,
+        pvals_adj=adjusted(pvals, corr_method),
+        logfoldchanges=fold_changes(mine.mean, others.mean, base),
         pts=mine.nnz / mine.n[:, None],
         pts_rest=others.nnz / others.n[:, None],
     )
+
+
+def fold_changes(
+    mean: NDArray[np.float64], others: NDArray[np.float64], base: float | None = None
+) -> NDArray[np.float64]:
+    """Return base-2 logarithms of the ratios of means that are not logarithmised any more, as scanpy takes them."""
+    power = 1.0 if base is None else np.log(base)
+    with np.errstate(invalid="ignore", divide="ignore", over="ignore"):  # scaled data or raw counts have none
+        return np.log2((np.expm1(mean * power) + 1e-9) / (np.expm1(others * power) + 1e-9))
+
+
+def adjusted(pvals: NDArray[np.float64], corr_method: CorrMethod) -> NDArray[np.float64]:
+    """Return p-values (last axis: tests) corrected for their number."""
+    return benjamini_hochberg(pvals) if corr_method == "benjamini-hochberg" else bonferroni(pvals)
 
 
 def benjamini_hochberg(pvals: NDArray[np.float64]) -> NDArray[np.float64]:

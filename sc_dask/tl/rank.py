@@ -9,14 +9,18 @@ import numpy as np
 import pandas as pd
 
 from sc_dask import get, slots
+from sc_dask.array.blocks import RowBlocks
+from sc_dask.array.genes import map_cols
 from sc_dask.array.hvg import group_moments
 from sc_dask.errors import InputError, MissingKeyError
 from sc_dask.kernels.rank import RankResult, t_test
+from sc_dask.kernels.wilcoxon import gene_ranks, wilcoxon
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
-Method = Literal["t-test", "t-test_overestim_var"]
+Method = Literal["logreg", "t-test", "wilcoxon", "t-test_overestim_var"]
+CorrMethod = Literal["benjamini-hochberg", "bonferroni"]
 
 
 def rank_genes_groups(
@@ -33,10 +37,11 @@ def rank_genes_groups(
     key_added: str | None = None,
     copy: bool = False,
     method: Method | None = None,
-    corr_method: Literal["benjamini-hochberg", "bonferroni"] = "benjamini-hochberg",
+    corr_method: CorrMethod = "benjamini-hochberg",
+    tie_correct: bool = False,
     layer: str | None = None,
 ) -> AnnData | None:
-    """Rank genes by Welch's t-test of each group against the rest or a reference group.
+    """Rank genes by a test of each group against the rest or a reference group.
 
     Parameters
     ----------
@@ -63,9 +68,12 @@ def rank_genes_groups(
     copy
         Return a changed copy instead.
     method
-        ``t-test`` (the default) or ``t-test_overestim_var``.
+        ``t-test`` (the default) or ``t-test_overestim_var``: Welch's. ``wilcoxon``: the rank-sum test, exact ranks with
+        the normal approximation.
     corr_method
         Correction of the p-values for the number of genes.
+    tie_correct
+        Make the variance of ``wilcoxon`` smaller by what ties take away from it.
     layer
         Layer to use instead of X.
 
@@ -79,33 +87,45 @@ def rank_genes_groups(
     with a field per group; ``params``; tables ``pts`` and ``pts_rest``. No field holds missing values, so that it
     writes and reads back.
 
-    Passes: 1 for any number of groups. Memory: 24 bytes per gene, group and thread.
+    Passes: 1 for any number of groups; for ``wilcoxon`` 0 once its gene-major copy is made (`sc_dask.array.genes`: 1
+    to 1.5 bytes of disk a non-zero of counts, in the option ``work-dir``, where a killed run goes on). Memory: 24 bytes
+    per gene, group and thread; for ``wilcoxon`` two blocks and 16 bytes a value of the longest gene per thread, and 24
+    bytes a cell.
 
     Raises
     ------
     InputError
-        A group has fewer than two cells, or an option is unknown.
+        A group has fewer than two cells, an option is unknown or does not apply, or a gene has values that are NaN or
+        infinite.
     MissingKeyError
         No such column, group or layer.
+
+    Examples
+    --------
+    >>> import sc_dask as sd
+    >>> adata = sd.datasets.simulate(300, 50, n_groups=3, seed=0)
+    >>> sd.pp.log1p(adata)
+    >>> sd.tl.rank_genes_groups(adata, "true_label", method="wilcoxon", n_genes=10)
+    >>> sd.get.rank_genes_groups_df(adata).shape
+    (30, 6)
     """
     if layer is not None and use_raw:
         raise InputError("both use_raw=True and a layer were given", "one of them")
     use_raw = (adata.raw is not None and layer is None) if use_raw is None else use_raw
     method = method or "t-test"
-    if method not in ("t-test", "t-test_overestim_var"):
-        raise InputError(f"method={method!r}", "'t-test' or 't-test_overestim_var'")
-    if corr_method not in ("benjamini-hochberg", "bonferroni"):
-        raise InputError(f"corr_method={corr_method!r}", "'benjamini-hochberg' or 'bonferroni'")
+    _check_options(method, corr_method, tie_correct)
     names, codes, tested, ref = _groups(adata, groupby, groups, reference)
     adata = adata.copy() if copy else adata
     x = get.matrix(adata, layer, use_raw=use_raw)
     genes = get.names(adata, "var", use_raw=use_raw)
     mask = _gene_mask(adata, mask_var, len(genes))
-    if mask is not None:
-        x, genes = x.pick_cols(np.flatnonzero(mask)), genes[mask]
-    moments = group_moments(x, codes, len(names) + 1)  # the last group: cells without a label
-    base = adata.uns.get("log1p", {}).get("base")
-    found = t_test(moments, ref, method, corr_method, groups=tested, base=base)
+    cols = np.arange(len(genes)) if mask is None else np.flatnonzero(mask)
+    genes = genes[cols]
+    options = {"corr_method": corr_method, "base": adata.uns.get("log1p", {}).get("base")}
+    if method == "wilcoxon":
+        found = _wilcoxon(x, cols, genes, codes, tested, ref, tie_correct=tie_correct, **options)
+    else:
+        found = _t_test(x.pick_cols(cols), genes, codes, tested, ref, method=method, **options)
     params = {
         "groupby": groupby,
         "reference": reference,
@@ -116,13 +136,65 @@ def rank_genes_groups(
     }
     result = {"params": params} | _records(found, [names[g] for g in found.groups], genes, n_genes, rankby_abs)
     if pts:
-        shown = sorted({*found.groups.tolist(), *([] if ref is None else [ref])})
-        shares = moments.nnz[shown] / moments.n[shown][:, None]
-        result["pts"] = pd.DataFrame(shares.T, index=genes, columns=[names[g] for g in shown])
-        if ref is None:
-            result["pts_rest"] = pd.DataFrame(found.pts_rest.T, index=genes, columns=[names[g] for g in found.groups])
+        result |= _shares(found, names, genes, ref)
     slots.write(adata, {("uns", key_added or "rank_genes_groups"): result}, writer="tl.rank_genes_groups")
     return adata if copy else None
+
+
+def _check_options(method: str, corr_method: str, tie_correct: bool) -> None:
+    methods = "t-test", "t-test_overestim_var", "wilcoxon"
+    if method not in methods:
+        raise InputError(f"method={method!r}", f"one of: {', '.join(methods)}")
+    if corr_method not in ("benjamini-hochberg", "bonferroni"):
+        raise InputError(f"corr_method={corr_method!r}", "'benjamini-hochberg' or 'bonferroni'")
+    if tie_correct and method != "wilcoxon":
+        raise InputError(f"tie_correct=True with method={method!r}", "method='wilcoxon'", "leave tie_correct out")
+
+
+def _t_test(
+    x: RowBlocks, genes: pd.Index, codes: np.ndarray, tested: list[int], ref: int | None, **options: Any
+) -> RankResult:
+    moments = group_moments(x, codes, int(codes.max()) + 1)
+    _check_finite(moments.mean + moments.m2, genes)
+    return t_test(moments, ref, groups=tested, **options)
+
+
+def _wilcoxon(
+    x: RowBlocks,
+    cols: np.ndarray,
+    genes: pd.Index,
+    codes: np.ndarray,
+    tested: list[int],
+    ref: int | None,
+    **options: Any,
+) -> RankResult:
+    if ref is not None:  # cells of other groups need not be sorted
+        codes = np.where(np.isin(codes, [*tested, ref]), codes, -1).astype(np.int32)
+    n = np.bincount(codes[codes >= 0])
+    ranks = map_cols(gene_ranks, x, cols, label="ranks", codes=codes, n_groups=len(n), reference=ref)
+    _check_finite(ranks.sums.T, genes)
+    return wilcoxon(ranks, n, tested, ref, **options)
+
+
+def _check_finite(by_gene: np.ndarray, genes: pd.Index) -> None:
+    """Refuse genes with a sum that is not a number (n_groups, n_genes): a test would call them no markers."""
+    bad = np.flatnonzero(~np.isfinite(by_gene).all(axis=0))
+    if len(bad):
+        raise InputError(
+            f"NaN or infinite values in {len(bad)} genes: {', '.join(map(str, genes[bad[:5]]))}",
+            "finite numbers",
+            "mask_var=a mask of var without them",
+        )
+
+
+def _shares(found: RankResult, names: list[str], genes: pd.Index, ref: int | None) -> dict[str, pd.DataFrame]:
+    """Return shares of cells with the gene: of each group, and of the rest or the reference group."""
+    tested = [names[g] for g in found.groups]
+    if ref is None:
+        groups, rest = dict(zip(tested, found.pts, strict=True)), dict(zip(tested, found.pts_rest, strict=True))
+        return {"pts": pd.DataFrame(groups, index=genes), "pts_rest": pd.DataFrame(rest, index=genes)}
+    shares = {g: found.pts[i] for i, g in enumerate(found.groups)} | {ref: found.pts_rest[0]}
+    return {"pts": pd.DataFrame({names[g]: shares[g] for g in sorted(shares)}, index=genes)}
 
 
 def _groups(

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -47,9 +48,15 @@ def assert_scanpys(ours: dict[str, Any], theirs: dict[str, Any]) -> None:
         {"rankby_abs": True, "n_genes": 100},
         {"mask_var": "picked"},
         {"layer": "logged"},
+        {"method": "wilcoxon", "pts": True},
+        {"method": "wilcoxon", "tie_correct": True, "corr_method": "bonferroni"},
+        {"method": "wilcoxon", "reference": "b", "pts": True, "layer": "logged"},
+        {"method": "wilcoxon", "reference": "b", "tie_correct": True, "mask_var": "picked"},
+        {"method": "wilcoxon", "groups": ["c"], "n_genes": 7, "rankby_abs": True},
     ],
     ids=str,
 )
+@pytest.mark.filterwarnings("ignore:invalid value encountered in divide:RuntimeWarning:scanpy")
 def test_rank__is_scanpys(options: dict[str, Any]) -> None:
     import scanpy as sc
 
@@ -145,7 +152,12 @@ def test_rank__counts_give_no_overflow() -> None:
         ({"groupby": "group", "groups": ["a", "z"]}, MissingKeyError, "no group 'z' in obs.* expected one of: a, b, c"),
         ({"groupby": "group", "reference": "z"}, MissingKeyError, "no group 'z'"),
         ({"groupby": "group", "groups": ["a"], "reference": "a"}, InputError, "nothing to compare"),
-        ({"groupby": "group", "method": "wilcoxon"}, InputError, "method='wilcoxon'; expected 't-test' or"),
+        ({"groupby": "group", "method": "anova"}, InputError, "method='anova'; expected one of: t-test, "),
+        (
+            {"groupby": "group", "tie_correct": True},
+            InputError,
+            "tie_correct=True with method='t-test'; expected .*wilc",
+        ),
         ({"groupby": "group", "corr_method": "holm"}, InputError, "corr_method"),
         ({"groupby": "group", "layer": "spare", "use_raw": True}, InputError, "both use_raw=True and a layer"),
         ({"groupby": "group", "use_raw": True}, MissingKeyError, "adata.raw is not set"),
@@ -163,3 +175,37 @@ def test_rank__what_does_not_apply(options: dict[str, Any], error: type, message
     with pytest.raises(error, match=message):
         sd.tl.rank_genes_groups(adata, **options)
     assert source_of(adata).rows_read == 0 and "rank_genes_groups" not in adata.uns
+
+
+@pytest.mark.parametrize("method", ["t-test", "wilcoxon"])
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_rank__values_that_are_no_numbers(method: str, value: float) -> None:
+    adata = logged()
+    adata.X.data[adata.X.indices == 5] = value
+    with pytest.raises(
+        InputError, match="NaN or infinite values in 1 genes: gene5; expected finite numbers; next: mask"
+    ):
+        sd.tl.rank_genes_groups(adata, "group", method=method)
+    sd.tl.rank_genes_groups(adata, "group", method=method, mask_var=np.arange(N_VARS) != 5)
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.float64])
+def test_rank__wilcoxon_of_scaled_data_and_a_constant_gene(kind: type) -> None:
+    import scanpy as sc
+
+    adata = logged()
+    x = adata.X.toarray()
+    x = ((x - x.mean(axis=0)) / (x.std(axis=0) + 1)).round(1).astype(kind)
+    x[:, 3] = 2.5
+    adata.X = x
+    expected = adata.copy()
+    for reference in ("rest", "b"):
+        sd.tl.rank_genes_groups(adata, "group", method="wilcoxon", tie_correct=True, reference=reference)
+        with np.errstate(all="ignore"), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            sc.tl.rank_genes_groups(expected, "group", method="wilcoxon", tie_correct=True, reference=reference)
+        for g in adata.uns["rank_genes_groups"]["names"].dtype.names:
+            ours, theirs = (by_gene(a.uns["rank_genes_groups"], g) for a in (adata, expected))
+            for c in ("scores", "pvals", "pvals_adj"):
+                np.testing.assert_allclose(ours[c], theirs.loc[ours.index, c], rtol=1e-6, atol=1e-7)
+            assert ours.loc["gene3", "pvals"] == 1

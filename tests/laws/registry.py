@@ -127,6 +127,7 @@ CASES = (
     Case(_RANK, 1, 1, logged, {"groupby": "group", "reference": "b", "pts": True, "key_added": "vs_b"}),
     Case("pp.harmony_integrate", 0, 0, reduced, {"key": "batch"}),
     Case("pp.harmony_integrate", 0, 0, reduced, {"key": ["batch", "group"], "adjusted_basis": "joined", "theta": 2}),
+    Case(_RANK, 1, 2, logged, {"groupby": "group", "method": "wilcoxon", "tie_correct": True, "pts": True}),
     Case("pp.neighbors", 0, 0, reduced, {"n_neighbors": 10}),
     Case("pp.neighbors", 0, 0, reduced, {"n_neighbors": 10, "key_added": "mine"}),
     Case("pp.neighbors", 0, 9, reduced, {"n_neighbors": 10, "compact": True}),
@@ -147,7 +148,7 @@ ABSENT = {
     "pp.log1p": {"chunked", "chunk_size", "obsm"},  # every X is in chunks; embeddings are in memory
     "pp.pca": {"return_info", "use_highly_variable"},  # for plain arrays; deprecated for mask_var
     "tl.louvain": {"directed", "partition_type", "partition_kwargs"},  # of the package louvain, no longer kept
-    "tl.rank_genes_groups": {"tie_correct", "kwds"},  # of the methods wilcoxon and logreg
+    "tl.rank_genes_groups": {"kwds"},  # of the method logreg
 }
 # Parameters whose default is another one.
 OTHER_DEFAULTS = {"tl.louvain": {"flavor"}}  # scanpy's needs the package louvain

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import sc_dask.array
-from sc_dask.array import components, hvg, krylov, normalize, pca, qc
+from sc_dask.array import components, genes, hvg, krylov, normalize, pca, qc
 from sc_dask.array.blocks import Reduction
 from sc_dask.testing import count_matrices, row_bounds
 
@@ -57,6 +57,7 @@ MERGES = {
         lambda x: {"n_groups": N_GROUPS, "target_sum": 1e4, "base": None, "expm1": True, "expm1_base": None},
         sparse_only=True,
     ),
+    "genes.GENE_BYTES": Merge(genes.GENE_BYTES),
     "hvg.CLIPPED": Merge(hvg.CLIPPED, groups, lambda x: {"clip": np.full((N_GROUPS, x.shape[1]), 2.5)}),
     "pca.GRAM": Merge(pca.GRAM, const=lambda x: {"dtype": np.float64}),
     "krylov.TIMES_GRAM": Merge(krylov.TIMES_GRAM, const=lambda x: {"basis": basis(x)}),
