@@ -205,6 +205,13 @@ def graph(adata: AnnData, neighbors_key: str | None = None, obsp: str | None = N
     return adata.obsp[obsp].tocsr()
 
 
+def distances(adata: AnnData, neighbors_key: str | None = None) -> sp.csr_matrix:
+    """Return the distances (n_obs, n_obs) to the nearest neighbours that a graph was made of."""
+    key = "neighbors" if neighbors_key is None else neighbors_key
+    graph(adata, key)  # says what is missing
+    return graph(adata, obsp=adata.uns[key].get("distances_key", "distances"))
+
+
 def obs_df(
     adata: AnnData,
     keys: Collection[str] = (),

@@ -111,6 +111,16 @@ SLOTS: tuple[Slot, ...] = (
     Slot("uns", "umap", "", "dict", "tl.umap", "params a and b"),
     Slot("obsm", "{}", "n_obs x n_components", "float32", "tl.umap", "the same, under key_added"),
     Slot("uns", "{}", "", "dict", "tl.umap", "the same, under key_added"),
+    Slot("obsm", "X_diffmap", "n_obs x n_comps", "float", "tl.diffmap", "diffusion components of the cells"),
+    Slot("uns", "diffmap_evals", "n_comps", "float", "tl.diffmap", "their eigenvalues, falling"),
+    Slot("obs", "dpt_pseudotime", "n_obs", "float", "tl.dpt", "diffusion distance from the root, at most 1"),
+    Slot("obs", "dpt_groups", "n_obs", "category", "tl.dpt", "branch of the cell"),
+    Slot("obs", "dpt_order", "n_obs", "int64", "tl.dpt", "place of the cell by branch and pseudotime"),
+    Slot("obs", "dpt_order_indices", "n_obs", "int64", "tl.dpt", "cell at the place"),
+    Slot("uns", "dpt_changepoints", "n_changes", "int64", "tl.dpt", "places where another branch begins"),
+    Slot("uns", "dpt_grouptips", "n_groups x 2", "int64", "tl.dpt", "the two ends of each branch"),
+    Slot("obsm", "X_diffmap", "n_obs x n_comps", "float", "tl.dpt", "as of tl.diffmap, if it was not there"),
+    Slot("uns", "diffmap_evals", "n_comps", "float", "tl.dpt", "as of tl.diffmap, if it was not there"),
     Slot(
         "uns", "{}", "", "dict", "tl.rank_genes_groups", "names, scores, pvals, pvals_adj, logfoldchanges, pts, params"
     ),

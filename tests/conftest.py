@@ -98,6 +98,29 @@ def pbmc3k_filtered(_pbmc3k_filtered: ad.AnnData) -> ad.AnnData:
     return _pbmc3k_filtered.copy()
 
 
+@pytest.fixture(scope="session")
+def _paul15(data_dir: Path) -> ad.AnnData:
+    import anndata
+
+    import sc_dask as sd
+
+    full = anndata.read_h5ad(_part(data_dir, "paul15/paul15_counts.h5ad"))
+    root = int(full.uns["iroot"].item())
+    adata = anndata.AnnData(full.X.astype("float32"), full.obs[[]], full.var[[]], uns={"iroot": root})
+    adata.obs["group"] = full.obs["paul15_clusters"].astype("category").to_numpy()
+    sd.pp.normalize_total(adata, target_sum=1e4)
+    sd.pp.log1p(adata)
+    sd.pp.pca(adata, n_comps=20)
+    sd.pp.neighbors(adata, n_neighbors=20)
+    return adata
+
+
+@pytest.fixture
+def paul15(_paul15: ad.AnnData) -> ad.AnnData:
+    """2,730 blood cells of 19 groups with components, a graph and a root; a copy."""
+    return _paul15.copy()
+
+
 @pytest.fixture
 def formats_table(record_property: Callable[[str, object], None]) -> Iterator[list[tuple[str, str, str]]]:
     """Rows (file, tried, outcome) of the table that is printed when the tests are done."""

@@ -8,6 +8,8 @@ from __future__ import annotations
 from sc_dask.tl.leiden import leiden
 from sc_dask.tl.louvain import louvain
 from sc_dask.tl.umap import umap
+from sc_dask.tl.diffmap import diffmap
+from sc_dask.tl.dpt import dpt
 from sc_dask.tl.rank import rank_genes_groups
 
-__all__ = ["leiden", "louvain", "rank_genes_groups", "umap"]
+__all__ = ["diffmap", "dpt", "leiden", "louvain", "rank_genes_groups", "umap"]

@@ -69,6 +69,13 @@ def connected() -> ad.AnnData:
     return adata
 
 
+def rooted() -> ad.AnnData:
+    """The same with a root cell."""
+    adata = connected()
+    adata.uns["iroot"] = 3
+    return adata
+
+
 @dataclass(frozen=True, eq=False)
 class Case:
     """One call of a public function and what it promises.
@@ -139,6 +146,9 @@ CASES = (
     Case("tl.umap", 0, 0, connected),
     Case("tl.umap", 0, 0, connected, {"key_added": "map", "maxiter": 20, "init_pos": "multilevel"}),
     Case("tl.umap", 0, 0, connected, {"maxiter": 20, "method": "umap-learn"}),
+    Case("tl.diffmap", 0, 0, connected, {"n_comps": 10}),
+    Case("tl.dpt", 0, 0, rooted),
+    Case("tl.dpt", 0, 0, rooted, {"n_branchings": 1}),
 )
 READING = tuple(c for c in CASES if c.reads)
 

@@ -1,0 +1,104 @@
+"""Diffusion maps of the neighbour graph."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sc_dask import get, slots
+from sc_dask.array import run
+from sc_dask.errors import InputError
+from sc_dask.graph import diffusion
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+
+def diffmap(
+    adata: AnnData,
+    n_comps: int = 15,
+    *,
+    neighbors_key: str | None = None,
+    random_state: int = 0,
+    copy: bool = False,
+) -> AnnData | None:
+    """Find the diffusion components of the neighbour graph (Coifman & Lafon 2006; Haghverdi 2015).
+
+    The same as scanpy's up to the sign of a component, and up to rotation of components with equal eigenvalues (a graph
+    in parts has one of 1 for each part).
+
+    Parameters
+    ----------
+    adata
+        Annotated matrix with a graph (``pp.neighbors``).
+    n_comps
+        Number of components, above 2; the first is the steady state and tells nothing.
+    neighbors_key
+        Which graph.
+    random_state
+        Seed of the vector that the search begins with.
+    copy
+        Return a changed copy.
+
+    On a compact graph (``pp.neighbors``) the walk between landmarks is taken, in which cells of a landmark are one.
+
+    Returns
+    -------
+    None, or with ``copy`` the new AnnData.
+
+    Writes
+    ------
+    obsm ``X_diffmap`` (n_obs, n_comps) float32; uns ``diffmap_evals`` (n_comps) float32, falling.
+
+    Passes: 0. Memory: 12 bytes an edge and ``8 * (2 * n_comps + 1)`` bytes a cell (1.3 million cells of 15 neighbours
+    and 15 components: about 0.8 GB); on a compact graph of a landmark each.
+
+    Raises
+    ------
+    MissingKeyError
+        The graph is not there.
+    InputError
+        ``n_comps`` is at most 2, the graph is not symmetric, or the search does not converge.
+
+    Examples
+    --------
+    >>> import anndata, numpy as np, sc_dask as sd
+    >>> adata = anndata.AnnData(np.random.default_rng(0).normal(size=(60, 5)).astype("float32"))
+    >>> sd.pp.neighbors(adata, n_neighbors=5)
+    >>> sd.tl.diffmap(adata, n_comps=4)
+    >>> adata.obsm["X_diffmap"].shape
+    (60, 4)
+    """
+    if n_comps <= 2:
+        raise InputError(f"found n_comps={n_comps}", "more than 2")
+    found = spectrum(adata, n_comps, neighbors_key, random_state)
+    adata = adata.copy() if copy else adata
+    written = {("obsm", "X_diffmap"): found.vectors, ("uns", "diffmap_evals"): found.values}
+    slots.write(adata, written, writer="tl.diffmap")
+    return adata if copy else None
+
+
+def spectrum(adata: AnnData, n_comps: int, neighbors_key: str | None, random_state: int) -> diffusion.Spectrum:
+    """Return the diffusion components of the cells."""
+    compact = get.compact_graph(adata, neighbors_key)
+    if compact is None:
+        weights = get.graph(adata, neighbors_key)
+        found: diffusion.Spectrum = run.call(diffusion.diffmap, weights, n_comps, random_state=random_state)
+        return found
+    sizes = np.bincount(compact.groups, minlength=compact.landmarks.shape[0])
+    found = run.call(diffusion.diffmap, compact.landmarks, n_comps, random_state=random_state, sizes=sizes)
+    return diffusion.Spectrum(found.values, compact.to_cells(found.vectors[compact.groups]))
+
+
+def components(adata: AnnData, neighbors_key: str | None) -> NDArray[np.int32] | None:
+    """Return the connected part of the graph that each cell is in; None if it is in one piece."""
+    from scipy.sparse.csgraph import connected_components
+
+    compact = get.compact_graph(adata, neighbors_key)
+    weights = get.graph(adata, neighbors_key) if compact is None else compact.landmarks
+    n, labels = connected_components(weights, directed=False)
+    if n == 1:
+        return None
+    return labels if compact is None else compact.to_cells(labels[compact.groups])
