@@ -121,6 +121,12 @@ SLOTS: tuple[Slot, ...] = (
     Slot("uns", "dpt_grouptips", "n_groups x 2", "int64", "tl.dpt", "the two ends of each branch"),
     Slot("obsm", "X_diffmap", "n_obs x n_comps", "float", "tl.dpt", "as of tl.diffmap, if it was not there"),
     Slot("uns", "diffmap_evals", "n_comps", "float", "tl.dpt", "as of tl.diffmap, if it was not there"),
+    Slot("obs", "{}", "n_obs", "category", "tl.ingest", "label of the reference"),
+    Slot("obsm", "X_pca", "n_obs x n_comps", "float", "tl.ingest", "along the components of the reference"),
+    Slot("obsm", "X_umap", "n_obs x n_components", "float32", "tl.ingest", "in the layout of the reference"),
+    Slot("obs", "{}", "n_obs", "category or float64", "tl.transfer_labels", "label or number of the reference"),
+    Slot("obs", "{}_uncertainty", "n_obs", "float64", "tl.transfer_labels", "how unsure it is"),
+    Slot("uns", "transfer_labels", "", "dict", "tl.transfer_labels", "params with the measured recall"),
     Slot(
         "uns", "{}", "", "dict", "tl.rank_genes_groups", "names, scores, pvals, pvals_adj, logfoldchanges, pts, params"
     ),

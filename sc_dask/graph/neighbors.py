@@ -128,7 +128,7 @@ def knn(
             stacklevel=2,
         )
     threads = config.n_threads() if n_jobs is None else int(n_jobs)
-    ranked = _euclidean(x, metric)
+    ranked = euclidean_rows(x, metric)
     if method == "auto":
         if n_obs < EXACT_BELOW.get(metric, EXACT_BELOW_OTHERWISE):
             method = "brute"
@@ -227,7 +227,7 @@ def _warned_of(recall: float, attempts: list[Attempt], min_recall: float) -> flo
     return recall
 
 
-def _euclidean(x: NDArray[Any], metric: str) -> NDArray[np.float32] | None:
+def euclidean_rows(x: NDArray[Any], metric: str) -> NDArray[np.float32] | None:
     """Return float32 rows whose Euclidean distances rank neighbours as ``metric`` does; None if there are none."""
     x = x.astype(np.float32, copy=False)
     if metric == "euclidean":

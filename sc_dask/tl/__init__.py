@@ -5,11 +5,13 @@ A function and its file may share a name (``tl.leiden``): the name is always the
 
 from __future__ import annotations
 
+from sc_dask.tl.ingest import ingest
 from sc_dask.tl.leiden import leiden
 from sc_dask.tl.louvain import louvain
 from sc_dask.tl.umap import umap
 from sc_dask.tl.diffmap import diffmap
 from sc_dask.tl.dpt import dpt
 from sc_dask.tl.rank import rank_genes_groups
+from sc_dask.tl.transfer import transfer_labels
 
-__all__ = ["diffmap", "dpt", "leiden", "louvain", "rank_genes_groups", "umap"]
+__all__ = ["diffmap", "dpt", "ingest", "leiden", "louvain", "rank_genes_groups", "transfer_labels", "umap"]

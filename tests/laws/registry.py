@@ -76,12 +76,30 @@ def rooted() -> ad.AnnData:
     return adata
 
 
+@functools.cache
+def _reference() -> ad.AnnData:
+    adata = reduced()
+    x = adata.X.toarray()
+    adata.varm["PCs"] = np.linalg.svd(x - x.mean(axis=0))[2][:5].T
+    adata.uns["pca"] = {"params": {"zero_center": True}}
+    adata.obs["depth"] = np.asarray(counts().X.sum(axis=1)).ravel()
+    sd.pp.neighbors(adata, n_neighbors=10)
+    sd.tl.umap(adata)
+    return adata
+
+
+def reference() -> ad.AnnData:
+    """The same with loadings, a neighbour graph and a layout: what new cells are compared with."""
+    return _reference().copy()
+
+
 @dataclass(frozen=True, eq=False)
 class Case:
     """One call of a public function and what it promises.
 
     ``passes`` is the most often that any row of X is read, ``computes`` the number of graphs that are run;
-    ``exact`` says that every number is made of integers alone and does not change by a bit.
+    ``exact`` says that every number is made of integers alone and does not change by a bit. ``made`` are arguments that
+    are made anew for every call (a reference).
     """
 
     function: str
@@ -90,6 +108,7 @@ class Case:
     start: Callable[[], ad.AnnData]
     kwargs: dict[str, Any] = field(default_factory=dict)
     exact: bool = False
+    made: dict[str, Callable[[], Any]] = field(default_factory=dict)
 
     @property
     def id(self) -> str:
@@ -101,10 +120,11 @@ class Case:
         return self.start in (counts, logged)
 
     def run(self, adata: ad.AnnData) -> ad.AnnData:
-        public()[self.function](adata, **self.kwargs)
+        public()[self.function](adata, **{k: make() for k, make in self.made.items()}, **self.kwargs)
         return adata
 
 
+_REF = {"adata_ref": reference}
 _QC, _FC, _FG = "pp.calculate_qc_metrics", "pp.filter_cells", "pp.filter_genes"
 _NT, _HVG, _PCA, _RANK = "pp.normalize_total", "pp.highly_variable_genes", "pp.pca", "tl.rank_genes_groups"
 CASES = (
@@ -149,9 +169,13 @@ CASES = (
     Case("tl.diffmap", 0, 0, connected, {"n_comps": 10}),
     Case("tl.dpt", 0, 0, rooted),
     Case("tl.dpt", 0, 0, rooted, {"n_branchings": 1}),
+    Case("tl.ingest", 1, 1, logged, {"obs": "group"}, made=_REF),
+    Case("tl.transfer_labels", 0, 0, reduced, {"obs": ["group", "depth"], "key_added": ["kind", "sum"]}, made=_REF),
 )
 READING = tuple(c for c in CASES if c.reads)
 
+# Functions that scanpy does not have.
+OURS = {"tl.transfer_labels"}
 # Parameters of scanpy that are left out, and why.
 ABSENT = {
     "pp.calculate_qc_metrics": {"parallel"},  # deprecated, without effect

@@ -24,7 +24,7 @@ from sc_dask.array.blocks import RowBlocks
 from sc_dask.log import stage
 from sc_dask.testing import compute_counter, lazy, source_of
 from tests.laws.compare import differ, differences, leaves, slots_of
-from tests.laws.registry import ABSENT, CASES, N_OBS, N_VARS, OTHER_DEFAULTS, OWN, READING, Case, counts, public
+from tests.laws.registry import ABSENT, CASES, N_OBS, N_VARS, OTHER_DEFAULTS, OURS, OWN, READING, Case, counts, public
 
 pytestmark = pytest.mark.filterwarnings("ignore::sc_dask.errors.ScDaskWarning")
 RTOL = 1e-6
@@ -200,7 +200,7 @@ def check_slot(slot: slots.Slot, value: Any, shape: tuple[int, ...] | None) -> N
     elif slot.dtype == "float":
         assert value.dtype.kind == "f"
     else:
-        assert str(value.dtype) == slot.dtype
+        assert str(value.dtype) in slot.dtype.split(" or ")
 
 
 @cases(argvalues=CASES)
@@ -250,7 +250,7 @@ def test_slot__copy_leaves_the_original_alone(case: Case) -> None:
 # -- signature and docstring ---------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", public())
+@pytest.mark.parametrize("name", sorted(public().keys() - OURS))
 def test_signature__has_scanpys_names_and_defaults(name: str) -> None:
     import scanpy as sc
     import scanpy.external as sce
