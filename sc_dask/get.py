@@ -290,7 +290,13 @@ def rank_genes_groups_df(
     Returns
     -------
     Columns ``group`` (if several), ``names``, ``scores``, ``logfoldchanges``, ``pvals``, ``pvals_adj`` and, where
-    they were computed, ``pct_nz_group`` and ``pct_nz_reference``.
+    they were computed, ``pct_nz_group`` and ``pct_nz_reference``. Genes that ``tl.filter_rank_genes_groups`` took out
+    (empty names, or NaN where scanpy did) are left out.
+
+    Raises
+    ------
+    MissingKeyError
+        No such result or group, or a cutoff of values that its method does not give.
     """
     if key not in adata.uns:
         raise MissingKeyError(f"no {key!r} in adata.uns", "a marker table", "tl.rank_genes_groups(adata, groupby)")
@@ -301,9 +307,12 @@ def rank_genes_groups_df(
         if g not in known:
             raise MissingKeyError(f"no group {g!r} in uns[{key!r}]", f"one of: {_listed(known)}")
     columns = [c for c in ("names", "scores", "logfoldchanges", "pvals", "pvals_adj") if c in result]
+    if "pvals" not in columns and any(c is not None for c in (pval_cutoff, log2fc_min, log2fc_max)):
+        raise MissingKeyError(f"no p-values or fold changes in uns[{key!r}]", "another method than 'logreg'")
     tables = []
     for g in groups:
         t = pd.DataFrame({c: np.asarray(result[c][g]) for c in columns})
+        t = t[t["names"].notna() & (t["names"] != "")]
         t.insert(0, "group", g)
         for name, col in (("pts", "pct_nz_group"), ("pts_rest", "pct_nz_reference")):
             if name in result:

@@ -130,6 +130,8 @@ SLOTS: tuple[Slot, ...] = (
     Slot(
         "uns", "{}", "", "dict", "tl.rank_genes_groups", "names, scores, pvals, pvals_adj, logfoldchanges, pts, params"
     ),
+    Slot("uns", "{}", "", "dict", "tl.filter_rank_genes_groups", "the same, with empty names of genes taken out"),
+    Slot("uns", "{}", "", "DataFrame", "tl.marker_gene_overlap", "cell types x groups"),
 )
 
 

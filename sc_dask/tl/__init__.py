@@ -13,5 +13,17 @@ from sc_dask.tl.diffmap import diffmap
 from sc_dask.tl.dpt import dpt
 from sc_dask.tl.rank import rank_genes_groups
 from sc_dask.tl.transfer import transfer_labels
+from sc_dask.tl.markers import filter_rank_genes_groups, marker_gene_overlap
 
-__all__ = ["diffmap", "dpt", "ingest", "leiden", "louvain", "rank_genes_groups", "transfer_labels", "umap"]
+__all__ = [
+    "diffmap",
+    "dpt",
+    "filter_rank_genes_groups",
+    "ingest",
+    "leiden",
+    "louvain",
+    "marker_gene_overlap",
+    "rank_genes_groups",
+    "transfer_labels",
+    "umap",
+]

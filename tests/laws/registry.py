@@ -93,6 +93,13 @@ def reference() -> ad.AnnData:
     return _reference().copy()
 
 
+def ranked() -> ad.AnnData:
+    """Logarithms with a marker table."""
+    adata = logged()
+    sd.tl.rank_genes_groups(adata, "group")
+    return adata
+
+
 @dataclass(frozen=True, eq=False)
 class Case:
     """One call of a public function and what it promises.
@@ -117,7 +124,7 @@ class Case:
     @property
     def reads(self) -> bool:
         """Whether X has a part in it."""
-        return self.start in (counts, logged)
+        return self.start in (counts, logged, ranked) and self.function != "tl.marker_gene_overlap"
 
     def run(self, adata: ad.AnnData) -> ad.AnnData:
         public()[self.function](adata, **{k: make() for k, make in self.made.items()}, **self.kwargs)
@@ -155,6 +162,8 @@ CASES = (
     Case("pp.harmony_integrate", 0, 0, reduced, {"key": "batch"}),
     Case("pp.harmony_integrate", 0, 0, reduced, {"key": ["batch", "group"], "adjusted_basis": "joined", "theta": 2}),
     Case(_RANK, 1, 2, logged, {"groupby": "group", "method": "wilcoxon", "tie_correct": True, "pts": True}),
+    Case("tl.filter_rank_genes_groups", 1, 1, ranked, {"min_fold_change": 0.1, "max_out_group_fraction": 0.9}),
+    Case("tl.marker_gene_overlap", 0, 0, ranked, {"reference_markers": {"A": ["gene1", "gene2"]}, "inplace": True}),
     Case("pp.neighbors", 0, 0, reduced, {"n_neighbors": 10}),
     Case("pp.neighbors", 0, 0, reduced, {"n_neighbors": 10, "key_added": "mine"}),
     Case("pp.neighbors", 0, 9, reduced, {"n_neighbors": 10, "compact": True}),

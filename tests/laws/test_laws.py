@@ -14,6 +14,7 @@ from typing import Any
 import anndata as ad
 import dask
 import numpy as np
+import pandas as pd
 import pytest
 import scipy.sparse as sp
 
@@ -197,6 +198,8 @@ def check_slot(slot: slots.Slot, value: Any, shape: tuple[int, ...] | None) -> N
         assert all(n == dims.get(name, n) for n, name in zip(shape, names, strict=True))
     if slot.dtype == "dict":
         assert isinstance(value, dict) and all(isinstance(k, str) for k in value)
+    elif slot.dtype == "DataFrame":
+        assert isinstance(value, pd.DataFrame)
     elif slot.dtype == "float":
         assert value.dtype.kind == "f"
     else:
