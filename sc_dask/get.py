@@ -95,11 +95,14 @@ def var_mask(adata: AnnData, mask_var: np.ndarray | str | None) -> np.ndarray | 
 
 
 def as_stored(x: RowBlocks, like: Any) -> Any:
-    """Return a lazy result in the type of what it was made from: lazy stays lazy, memory comes back as it was."""
+    """Return a lazy result in the type of what it was made from: lazy stays lazy, memory comes back as it was.
+
+    What became dense on the way stays dense.
+    """
     if isinstance(like, da.Array):
         return x
     out = run.materialise(x)
-    if sp.issparse(like):
+    if sp.issparse(like) and sp.issparse(out):
         return type(like)(out)
     return np.asarray(out)
 

@@ -364,17 +364,18 @@ class Lazy(Generic[T]):
     kind: str  # "reduce", "fold", "scan", "rows" or "blocks"
     rows: tuple[np.ndarray, ...] = ()
     const: Mapping[str, Any] = field(default_factory=dict)
-    ahead: bool = False  # the kernel takes the block as it is before the last step, and that step's row vectors
+    ahead: int = 0  # the kernel takes the block as it is before so many last steps, and the next step's row vectors
 
 
-def ahead(lazy: Lazy[T]) -> Lazy[T]:
+def ahead(lazy: Lazy[T], n_steps: int = 1) -> Lazy[T]:
     """Let a kernel do the last step itself, or do without it: ``kernel(block, *step_vectors, *rows, **const)``.
 
-    It sees the block as it is before that step. Whatever else is asked of the same X shares the pass.
+    It sees the block as it is before that step, or before the last ``n_steps``. Whatever else is asked of the same X
+    shares the pass.
     """
-    if not lazy.x.expr.steps:
-        raise ValueError("there is no step to go ahead of")
-    return replace(lazy, ahead=True)
+    if len(lazy.x.expr.steps) < n_steps:
+        raise ValueError(f"there are no {n_steps} steps to go ahead of")
+    return replace(lazy, ahead=n_steps)
 
 
 def _checked(x: RowBlocks, rows: tuple[Any, ...]) -> tuple[np.ndarray, ...]:
@@ -394,12 +395,14 @@ def map_rows(
     is_sparse: bool | None = None,
     columnwise: bool = False,
     keeps_pattern: bool = False,
+    by_col: tuple[str, ...] = (),
     **const: Any,
 ) -> RowBlocks:
     """Return ``kernel(block, *row_vectors, **const)`` of every block as a lazy matrix with the same rows.
 
     ``columnwise=True`` promises that a value depends on its own column (and the row vectors) alone,
-    ``keeps_pattern=True`` that a csr block keeps its ``indices`` and ``indptr``.
+    ``keeps_pattern=True`` that a csr block keeps its ``indices`` and ``indptr``; ``by_col`` names the constants that
+    hold a value per column. Blocks that become dense are cut as fine as the byte budget asks.
     No pass; the facts of ``x`` do not carry over, since values change.
     """
     vectors = tuple(r if isinstance(r, RowVector) else RowVector(_checked(x, (r,))[0]) for r in rows)
@@ -415,6 +418,7 @@ def map_rows(
         const,
         columnwise,
         keeps_pattern,
+        by_col,
     )
     return RowBlocks(x.expr.then(step))
 

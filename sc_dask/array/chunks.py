@@ -124,3 +124,12 @@ def cut_dense(n_obs: int, n_vars: int, itemsize: int, block_bytes: int, row_chun
         rows -= rows % row_chunk
     bounds = np.arange(0, n_obs, rows, dtype=np.int64)
     return np.append(bounds if n_obs else [0], n_obs).astype(np.int64)
+
+
+def cut_finer(bounds: np.ndarray, most: int) -> np.ndarray:
+    """Cut blocks of more than ``most`` rows into equal parts; what was cut before stays cut, empty blocks too."""
+    pieces = [bounds[:1]]
+    for start, stop in zip(bounds[:-1].tolist(), bounds[1:].tolist(), strict=True):
+        n = max(1, -(-(stop - start) // most))
+        pieces.append(start + (stop - start) * np.arange(1, n + 1) // n)
+    return np.concatenate(pieces).astype(np.int64)

@@ -10,10 +10,13 @@ import numpy as np
 
 from sc_dask import config
 from sc_dask.array import run
-from sc_dask.array.blocks import Reduction, RowBlocks, collect_rows, scan_rows
+from sc_dask.array.blocks import Reduction, RowBlocks, ahead, collect_rows, scan_rows
+from sc_dask.array.gram import becomes_dense, in_tiles, tiles_of
+from sc_dask.array.regress_out import correction_of
 from sc_dask.array.source import Block
 from sc_dask.errors import InputError
 from sc_dask.kernels.gram import project
+from sc_dask.kernels.regress_out import corrected_scores
 
 _ONE_THREAD_GENES = 4000
 _ROWS = 4096  # of the scores at a time
@@ -58,10 +61,36 @@ def ratio(variance: np.ndarray, total: float) -> np.ndarray:
 
 
 def scores_of(x: RowBlocks, components: np.ndarray, mean: np.ndarray | None, dtype: Any) -> np.ndarray:
-    """Return the cells (less the mean) along the components: one pass."""
-    basis = np.ascontiguousarray(components.T, np.float32 if np.dtype(dtype) == np.float32 else np.float64)
+    """Return the cells (less the mean) along the components: one pass; blocks are not made dense as a whole."""
+    kind = np.float32 if np.dtype(dtype) == np.float32 else np.float64
+    basis = np.ascontiguousarray(components.T, kind)
     offset = None if mean is None else mean @ basis.astype(np.float64)
-    return run.compute(collect_rows(project, x, components=basis, offset=offset, dtype=dtype), label="scores")
+    c = correction_of(x)
+    if c is not None and c.is_linear:
+        below, along = RowBlocks(x.expr.before(1)), c.factor[:, None] * components.T
+        lazy = collect_rows(
+            corrected_scores,
+            below,
+            c.design,
+            c.codes,
+            basis=np.ascontiguousarray(along, kind),
+            of_levels=c.levels @ along + (0 if offset is None else offset),
+            of_design=c.coefficients @ along,
+            dtype=dtype,
+        )
+    elif becomes_dense(x):
+        whole, how = in_tiles(x)
+        lazy = ahead(collect_rows(_tile_scores, whole, basis=basis, offset=offset, dtype=dtype, **how))
+    else:
+        lazy = collect_rows(project, x, components=basis, offset=offset, dtype=dtype)
+    return run.compute(lazy, label="scores")
+
+
+def _tile_scores(
+    block: Block, *vectors: np.ndarray, step: Any, options: dict[str, Any], basis: np.ndarray, offset: Any, dtype: Any
+) -> np.ndarray:
+    found = [project(tile, basis, offset, dtype) for tile in tiles_of(block, vectors, step, options)]
+    return np.concatenate(found) if found else np.empty((0, basis.shape[1]), dtype)
 
 
 def _centred_scores(

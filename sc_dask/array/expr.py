@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from dask.base import tokenize
 
+from sc_dask.array.chunks import cut_finer, default_block_bytes
 from sc_dask.array.source import METER, Block, BlockSource
 from sc_dask.errors import InputError
 from sc_dask.kernels.csr import col_lookup, take_cols, take_rows
@@ -20,12 +21,12 @@ Vector = np.ndarray
 
 
 class RowVector:
-    """One number per row of X that a step needs; it may become known only while X is read.
+    """One number (or row of numbers) per row of X that a step needs; it may become known only while X is read.
 
     Parameters
     ----------
     values
-        The numbers, or None when they are not known yet.
+        The numbers, rows along the first axis, or None when they are not known yet.
     kernel
         ``kernel(block, **const) -> (n_rows,)``: how a step takes them from its own input block
         when they are not known. A pass that had to do so keeps what it found here.
@@ -68,8 +69,9 @@ class Step:
     """One thing done to every block: ``kernel(block, *row_vectors, **const) -> block`` with the same rows.
 
     ``columnwise`` says that each value of the result depends on its own column alone, given the
-    row vectors, so that a choice of columns may be made before instead of after. ``keeps_pattern`` says that the
-    result of a csr block has the same ``indices`` and ``indptr``.
+    row vectors, so that a choice of columns may be made before instead of after. ``by_col`` names the constants that
+    hold a value per column (along their last axis), of which such a choice takes its own. ``keeps_pattern`` says that
+    the result of a csr block has the same ``indices`` and ``indptr``.
     """
 
     kernel: Callable[..., Block]
@@ -81,6 +83,12 @@ class Step:
     const: Mapping[str, Any] = field(default_factory=dict)
     columnwise: bool = False
     keeps_pattern: bool = False
+    by_col: tuple[str, ...] = ()
+
+    def of_columns(self, cols: np.ndarray) -> Step:
+        """Return the same step for some of its columns."""
+        const = {**self.const, **{name: np.take(self.const[name], cols, axis=-1) for name in self.by_col}}
+        return replace(self, n_vars=len(cols), const=const)
 
     @property
     def lets_columns_pass(self) -> bool:
@@ -177,13 +185,15 @@ def run_steps(
 class Expr:
     """A lazy matrix: rows ``rows`` of ``source`` (None: all), through ``steps``, cut at ``bounds``.
 
-    ``bounds`` are row numbers of the result: block i holds rows ``bounds[i]:bounds[i + 1]``.
+    ``bounds`` are row numbers of the result: block i holds rows ``bounds[i]:bounds[i + 1]``. Where a step makes sparse
+    blocks dense, they are cut finer, so that each stays within the byte budget; ``coarse`` are the bounds without that.
     """
 
     source: BlockSource
     bounds: np.ndarray
     rows: np.ndarray | None = None
     steps: tuple[Step, ...] = ()
+    coarse: np.ndarray | None = None
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -226,11 +236,11 @@ class Expr:
     def pick_rows(self, positions: np.ndarray) -> Expr:
         """Keep rows at strictly increasing positions; blocks stay where they were, empty ones go."""
         source_rows = positions if self.rows is None else self.rows[positions]
-        bounds = np.unique(np.searchsorted(positions, self.bounds))
+        bounds = np.unique(np.searchsorted(positions, self.bounds if self.coarse is None else self.coarse))
         if len(bounds) == 1:  # nothing is left: one empty block keeps the shape
             bounds = np.zeros(2, np.int64)
         steps = tuple(replace(s, rows=tuple(r.pick(positions) for r in s.rows)) if s.rows else s for s in self.steps)
-        return Expr(self.source, bounds.astype(np.int64), source_rows, steps)
+        return Expr(self.source, bounds.astype(np.int64), source_rows, steps)._fitted()
 
     def pick_cols(self, cols: np.ndarray) -> Expr:
         """Keep columns at ``cols``, as early in the chain as gives the same result."""
@@ -242,15 +252,32 @@ class Expr:
             cols, before = before[-1].cols[cols], before[:-1]
         below = Expr(self.source, self.bounds, self.rows, before)
         step = column_pick(cols, below.shape[1], below.dtype, below.is_sparse)
-        return replace(self, steps=(*before, step, *(replace(s, n_vars=len(cols)) for s in after)))
+        return replace(self, steps=(*before, step, *(s.of_columns(cols) for s in after)))._fitted()
 
     def then(self, step: Step) -> Expr:
         """Add a step at the end."""
-        return replace(self, steps=(*self.steps, step))
+        return replace(self, steps=(*self.steps, step))._fitted()
+
+    def before(self, n_steps: int) -> Expr:
+        """Leave out the last ``n_steps``."""
+        steps = self.steps[: len(self.steps) - n_steps]
+        return replace(self, steps=steps)._fitted()
+
+    def uncut(self) -> Expr:
+        """Undo the finer cut, for who does not make the dense blocks."""
+        return self if self.coarse is None else replace(self, bounds=self.coarse, coarse=None)
+
+    def _fitted(self) -> Expr:
+        """Cut blocks as fine as their width asks once a step has made them dense; without such a step, as before it."""
+        coarse = self.bounds if self.coarse is None else self.coarse
+        if self.is_sparse or not self.source.is_sparse or hasattr(self.source, "align"):  # whole blocks only: as cut
+            return self.uncut()
+        rows = max(1, default_block_bytes() // max(1, self.shape[1] * self.dtype.itemsize))
+        return replace(self, bounds=cut_finer(coarse, rows), coarse=coarse)
 
     def rebounded(self, bounds: np.ndarray) -> Expr:
         """Cut the same rows at other places."""
         bounds = np.asarray(bounds, np.int64)
         if len(bounds) < 2 or bounds[0] != 0 or bounds[-1] != self.shape[0] or (np.diff(bounds) < 0).any():
             raise InputError(f"row bounds {bounds!r}", f"increasing numbers from 0 to {self.shape[0]}")
-        return replace(self, bounds=bounds)
+        return replace(self, bounds=bounds, coarse=None)

@@ -8,44 +8,26 @@ from typing import Any
 import numpy as np
 import scipy.linalg
 
-from sc_dask.array import run, stage
-from sc_dask.array.blocks import Lazy, Reduction, RowBlocks, reduce_rows
+from sc_dask.array.blocks import RowBlocks
 from sc_dask.array.components import PCA, finite, ratio, scores_of, signed, threads_for
+from sc_dask.array.gram import comoments
 from sc_dask.array.incremental import incremental
 from sc_dask.array.krylov import randomized
-from sc_dask.kernels.gram import (
-    GramState,
-    SplitState,
-    covariance,
-    finish,
-    gram,
-    gram_absorb,
-    gram_update,
-    merge_gram,
-    second_moment,
-)
+from sc_dask.kernels.gram import covariance, second_moment
 
 # float64 products up to here cost under a second or two; beyond, float32 tiles (added up in float64) take half the time
 _FLOAT64_FLOPS = 1e11
 
-GRAM: Reduction[SplitState, GramState] = Reduction(gram, merge_gram, finish, update=gram_update, absorb=gram_absorb)
-
 
 def exact(x: RowBlocks, n_comps: int, *, zero_center: bool = True, dtype: Any = np.float32) -> PCA:
-    """PCA from the Gram matrix of the genes.
+    """PCA from the Gram matrix of the genes; residuals and scaled values are never made as a whole (`gram`).
 
     Passes: 1 over X, which lays the chosen genes aside for the scores (2 where that is not possible).
     Memory: ``8 n_vars^2`` bytes a thread and for the driver 3 times as much.
     """
     n_obs, p = x.shape
     precision = np.float64 if float(n_obs) * p * p <= _FLOAT64_FLOPS else np.float32
-    lazy: Lazy[GramState] = reduce_rows(GRAM, x, dtype=precision)
-    staged = x
-    if stage.possible(x):
-        laid, staged = stage.stage(x)
-        state, _ = run.compute(lazy, laid, label="gram")
-    else:
-        state = run.compute(lazy, label="gram")
+    state, staged = comoments(x, precision)
     square = finite(covariance(state) if zero_center else second_moment(state))
     total = float(np.trace(square))
     values, vectors = _largest(square, n_comps)

@@ -12,6 +12,8 @@ from sc_dask.pp.normalize import log1p, normalize_total
 from sc_dask.pp.hvg import highly_variable_genes
 from sc_dask.pp.pca import pca
 from sc_dask.pp.harmony import harmony_integrate
+from sc_dask.pp.regress_out import regress_out
+from sc_dask.pp.scale import scale
 from sc_dask.pp.neighbors import neighbors
 
 __all__ = [
@@ -24,4 +26,6 @@ __all__ = [
     "neighbors",
     "normalize_total",
     "pca",
+    "regress_out",
+    "scale",
 ]

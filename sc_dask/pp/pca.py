@@ -44,6 +44,8 @@ def pca(
 ) -> AnnData | None:
     """Principal component analysis, without ever centring or densifying X (Pedregosa 2011, Halko 2011, Ross 2008).
 
+    After `regress_out` and `scale` too: ``gram`` takes what they do into the matrix of the genes' products.
+
     Parameters
     ----------
     data

@@ -78,3 +78,10 @@ def test_cut__refuses_an_empty_budget() -> None:
         chunks.cut_rows(np.array([0, 1]), 0)
     with pytest.raises(InputError):
         chunks.cut_dense(10, 10, 4, 0)
+
+
+def test_cut_finer__keeps_what_was_cut() -> None:
+    bounds = np.array([0, 0, 3, 10, 11], np.int64)
+    assert chunks.cut_finer(bounds, 100).tolist() == bounds.tolist()
+    assert chunks.cut_finer(bounds, 3).tolist() == [0, 0, 3, 5, 7, 10, 11]
+    assert chunks.cut_finer(bounds, 1).tolist() == [0, *range(12)]

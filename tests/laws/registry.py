@@ -32,6 +32,7 @@ def _counts() -> ad.AnnData:
     counts = rng.negative_binomial(2, 2 / (2 + mean * rng.lognormal(0, 0.4, N_OBS)[:, None])).astype(np.float32)
     counts[:, 7] = 0  # a gene that nobody has
     obs = {"group": pd.Categorical.from_codes(group, ["a", "b", "c"]), "batch": batch.astype(str)}
+    obs |= {"depth": counts.sum(axis=1), "load": rng.normal(50, 5, N_OBS), "kept": np.arange(N_OBS) % 3 > 0}
     var = {"mt": np.arange(N_VARS) % 10 == 0, "picked": np.arange(N_VARS) % 2 == 0}
     names = [[f"{kind}{i}" for i in range(n)] for kind, n in (("cell", N_OBS), ("gene", N_VARS))]
     adata = ad.AnnData(sp.csr_matrix(counts), pd.DataFrame(obs, names[0]), pd.DataFrame(var, names[1]))
@@ -105,8 +106,8 @@ class Case:
     """One call of a public function and what it promises.
 
     ``passes`` is the most often that any row of X is read, ``computes`` the number of graphs that are run;
-    ``exact`` says that every number is made of integers alone and does not change by a bit. ``made`` are arguments that
-    are made anew for every call (a reference).
+    ``exact`` says that every number is made of integers alone and does not change by a bit, ``dense`` that the matrix
+    becomes dense. ``made`` are arguments that are made anew for every call (a reference).
     """
 
     function: str
@@ -116,6 +117,7 @@ class Case:
     kwargs: dict[str, Any] = field(default_factory=dict)
     exact: bool = False
     made: dict[str, Callable[[], Any]] = field(default_factory=dict)
+    dense: bool = False
 
     @property
     def id(self) -> str:
@@ -134,6 +136,7 @@ class Case:
 _REF = {"adata_ref": reference}
 _QC, _FC, _FG = "pp.calculate_qc_metrics", "pp.filter_cells", "pp.filter_genes"
 _NT, _HVG, _PCA, _RANK = "pp.normalize_total", "pp.highly_variable_genes", "pp.pca", "tl.rank_genes_groups"
+_REGRESS = "pp.regress_out"
 CASES = (
     Case(_QC, 1, 1, counts, {"qc_vars": ["mt"], "percent_top": (5, 20), "inplace": True}, exact=True),
     Case(_QC, 1, 1, counts, {"percent_top": None, "layer": "spare", "log1p": False, "inplace": True}, exact=True),
@@ -157,6 +160,12 @@ CASES = (
     Case(_PCA, 1, 2, logged, {"n_comps": 5, "zero_center": False, "key_added": "raw_pca", "mask_var": "picked"}),
     Case(_PCA, 1, 2, logged, {"n_comps": 5, "svd_solver": "randomized"}),
     Case(_PCA, 1, 3, logged, {"n_comps": 5, "svd_solver": "incremental", "chunk_size": 20, "dtype": "float64"}),
+    Case(_REGRESS, 1, 1, logged, {"keys": ["depth", "load"]}, dense=True),
+    Case(_REGRESS, 1, 1, logged, {"keys": "batch", "layer": "spare"}, dense=True),
+    Case("pp.scale", 1, 1, logged, {"max_value": 2.0}, dense=True),
+    Case("pp.scale", 1, 1, logged, {"zero_center": False, "layer": "spare"}),
+    Case("pp.scale", 1, 1, logged, {"mask_obs": "kept"}, dense=True),
+    Case("pp.scale", 0, 2, reduced, {"obsm": "X_pca"}),
     Case(_RANK, 1, 1, logged, {"groupby": "group"}),
     Case(_RANK, 1, 1, logged, {"groupby": "group", "reference": "b", "pts": True, "key_added": "vs_b"}),
     Case("pp.harmony_integrate", 0, 0, reduced, {"key": "batch"}),

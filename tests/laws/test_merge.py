@@ -16,8 +16,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import sc_dask.array
-from sc_dask.array import components, genes, hvg, krylov, normalize, pca, qc
+from sc_dask.array import components, genes, gram, hvg, krylov, normalize, qc, regress_out
 from sc_dask.array.blocks import Reduction
+from sc_dask.kernels.regress_out import correct
 from sc_dask.testing import count_matrices, row_bounds
 
 RTOL = 1e-9
@@ -37,6 +38,11 @@ class Merge:
 
 def groups(x: Any) -> tuple[np.ndarray, ...]:
     return ((np.arange(x.shape[0]) * 7 % (N_GROUPS + 1) - 1).astype(np.int32),)  # -1: in no group
+
+
+def shift(x: Any) -> dict[str, Any]:
+    p = x.shape[1]
+    return {"levels": np.ones((1, p)), "coefficients": np.empty((0, p)), "factor": np.full(p, 0.5), "high": 10.0}
 
 
 def basis(x: Any) -> np.ndarray:
@@ -59,7 +65,17 @@ MERGES = {
     ),
     "genes.GENE_BYTES": Merge(genes.GENE_BYTES),
     "hvg.CLIPPED": Merge(hvg.CLIPPED, groups, lambda x: {"clip": np.full((N_GROUPS, x.shape[1]), 2.5)}),
-    "pca.GRAM": Merge(pca.GRAM, const=lambda x: {"dtype": np.float64}),
+    "gram.GRAM": Merge(gram.GRAM, const=lambda x: {"dtype": np.float64}),
+    "gram.TILED_GRAM": Merge(
+        gram.TILED_GRAM,
+        lambda x: (np.empty((x.shape[0], 0)), np.zeros(x.shape[0], np.int32)),
+        lambda x: {"step": correct, "options": shift(x), "dtype": np.float64},
+    ),
+    "regress_out.CROSS": Merge(
+        regress_out.CROSS,
+        lambda x: (np.arange(2.0 * x.shape[0]).reshape(-1, 2), (np.arange(x.shape[0]) % 3).astype(np.int32)),
+        lambda x: {"n_levels": 3},
+    ),
     "krylov.TIMES_GRAM": Merge(krylov.TIMES_GRAM, const=lambda x: {"basis": basis(x)}),
     "components.SCORES": Merge(
         components.SCORES,
