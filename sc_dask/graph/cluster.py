@@ -5,9 +5,7 @@ leidenalg and igraph give the labels that scanpy gives; our own (``graph.communi
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
@@ -17,14 +15,13 @@ import scipy.sparse as sp
 from numpy.typing import NDArray
 
 from sc_dask.errors import InputError
+from sc_dask.graph.chance import of_igraph
 from sc_dask.graph.communities import communities
 from sc_dask.kernels import communities as kernels
 
 FLAVORS = ("leidenalg", "igraph", "sc_dask")
 LOUVAIN_FLAVORS = ("igraph", "sc_dask")
 _NO_ARGS: Mapping[str, Any] = MappingProxyType({})
-# igraph has one random generator per process.
-_IGRAPH_RNG = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -242,7 +239,7 @@ def _igraph(
 
     def find(resolution: float | None) -> Any:
         at = {} if resolution is None else {"resolution": resolution}
-        with _igraph_random_state(seed):
+        with of_igraph(_Generator(seed)):
             return graph.community_leiden(**at, **args).membership
 
     return find
@@ -270,7 +267,7 @@ def _multilevel(edges: NDArray[Any], n_obs: int, weights: NDArray[np.float64] | 
     graph = igraph.Graph(n=n_obs, edges=edges, directed=False)
 
     def find(resolution: float | None) -> Any:
-        with _igraph_random_state(seed):
+        with of_igraph(_Generator(seed)):
             return graph.community_multilevel(
                 weights=weights, resolution=1.0 if resolution is None else resolution
             ).membership
@@ -295,20 +292,6 @@ class _Generator:
 
     def gauss(self, mean: float, sd: float) -> float:
         return float(self._rng.normal(mean, sd))
-
-
-@contextmanager
-def _igraph_random_state(seed: int) -> Iterator[None]:
-    import random
-
-    import igraph
-
-    with _IGRAPH_RNG:
-        igraph.set_random_number_generator(_Generator(seed))
-        try:
-            yield
-        finally:
-            igraph.set_random_number_generator(random)
 
 
 def _edges(adjacency: sp.csr_matrix) -> tuple[NDArray[Any], NDArray[np.float64]]:

@@ -17,7 +17,7 @@ import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
-from sc_dask.graph import ivf
+from sc_dask.graph import ivf, paga
 from sc_dask.graph.communities import Weighted, aggregate_rows, capped_groups
 from sc_dask.graph.partition import Partition, divided, near_clusters, nearest_centroid
 from sc_dask.kernels import communities, fuzzy, layout
@@ -277,6 +277,22 @@ def weight_of(s: int, given: tuple[Shards, int]) -> tuple[float, NDArray[np.floa
     strengths = np.bincount(own, communities.sums_of_rows(rows.indptr, rows.data), n_groups).astype(np.float64)
     same = labels[rows.indices] == np.repeat(own, np.diff(rows.indptr))
     return float(rows.data[same].sum(dtype=np.float64)), strengths
+
+
+def edge_counts(s: int, given: tuple[Shards, int, bool]) -> sp.csr_matrix:
+    """Count the edges from a shard's cells between labelled groups: those to the nearest neighbours, or all weighed."""
+    shards, n_groups, nearest = given
+    labels = load(shards.path("all"), "labels", in_place=True)
+    if nearest:
+        indices = load(shards.path(f"knn-{s}"), "indices", in_place=True)[:, 1:]
+        there = indices >= 0
+        indptr = np.concatenate([[0], np.cumsum(there.sum(axis=1))])
+        shape = (indices.shape[0], shards.n_obs)
+        rows = sp.csr_matrix((np.ones(indptr[-1], np.int8), indices[there], indptr), shape=shape)
+    else:
+        rows = _graph(s, shards)
+    own = labels[shards.starts[s] : shards.starts[s + 1]]
+    return paga.edge_counts(rows, own, labels, n_groups)
 
 
 def rates(s: int, given: tuple[Shards, int]) -> None:

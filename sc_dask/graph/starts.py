@@ -54,6 +54,36 @@ def start(placed: Placed, n_components: int, init: str | NDArray[np.float32], se
     return _scaled(coords, rng)
 
 
+def of_groups(
+    positions: NDArray[np.floating], connectivities: sp.csr_matrix, codes: NDArray[np.integer], seed: int
+) -> NDArray[np.float64]:
+    """Return first coordinates of nodes about the positions of their groups, the same as scanpy's for a seed.
+
+    A node is somewhere in the rectangle about its group's position that reaches half of the way to the best
+    connected group; nodes of a group that has no connection are all at its position.
+
+    Parameters
+    ----------
+    positions, connectivities
+        Of the groups, ``n_groups x 2`` and ``n_groups x n_groups``.
+    codes
+        Group of each node.
+    """
+    rng = np.random.RandomState(seed)
+    out = np.empty((codes.size, 2))
+    order = np.argsort(codes, kind="stable")
+    ends = np.cumsum(np.bincount(codes, minlength=len(positions)))
+    for g, own in enumerate(np.split(order, ends[:-1])):
+        row = connectivities[[g]]
+        if not row.data.any():
+            out[own] = positions[g]
+            continue
+        row.eliminate_zeros()
+        way = positions[g] - positions[row.indices[np.argmax(row.data)]]
+        out[own] = positions[g] - 0.5 * way + rng.random_sample((own.size, 2)) * way
+    return out
+
+
 def multilevel(
     placed: Placed,
     n_components: int,

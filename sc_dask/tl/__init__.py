@@ -11,6 +11,8 @@ from sc_dask.tl.louvain import louvain
 from sc_dask.tl.umap import umap
 from sc_dask.tl.diffmap import diffmap
 from sc_dask.tl.dpt import dpt
+from sc_dask.tl.paga import paga
+from sc_dask.tl.draw_graph import draw_graph
 from sc_dask.tl.rank import rank_genes_groups
 from sc_dask.tl.transfer import transfer_labels
 from sc_dask.tl.markers import filter_rank_genes_groups, marker_gene_overlap
@@ -18,11 +20,13 @@ from sc_dask.tl.markers import filter_rank_genes_groups, marker_gene_overlap
 __all__ = [
     "diffmap",
     "dpt",
+    "draw_graph",
     "filter_rank_genes_groups",
     "ingest",
     "leiden",
     "louvain",
     "marker_gene_overlap",
+    "paga",
     "rank_genes_groups",
     "transfer_labels",
     "umap",

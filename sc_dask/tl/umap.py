@@ -12,6 +12,7 @@ from sc_dask.array import run
 from sc_dask.errors import InputError, ScDaskWarning
 from sc_dask.graph import layout
 from sc_dask.log import rounds
+from sc_dask.tl.paga import first_coordinates
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -54,8 +55,9 @@ def umap(
     alpha, gamma, negative_sample_rate
         Learning rate, and weight and number of the repelling samples.
     init_pos
-        ``spectral``, ``random``, ``pca``, a key of obsm, or coordinates (n_obs x n_components). ``multilevel`` (not
-        with umap-learn) lays out groups of cells first, then the cells, which takes fewer rounds on large graphs.
+        ``spectral``, ``random``, ``pca``, a key of obsm, coordinates (n_obs x n_components), or ``paga``: cells start
+        at their groups (``tl.paga``; two dimensions). ``multilevel`` (not with umap-learn) lays out groups of cells
+        first, then the cells, which takes fewer rounds on large graphs.
     random_state
         Seed.
     a, b
@@ -86,7 +88,7 @@ def umap(
     Raises
     ------
     MissingKeyError
-        The graph or its representation is not there.
+        The graph, its representation or, for ``paga``, the graph of groups is not there.
     InputError
         An option is unknown or shapes do not fit.
 
@@ -104,6 +106,8 @@ def umap(
     compact = get.compact_graph(adata, neighbors_key)
     if isinstance(init_pos, str) and init_pos in adata.obsm:
         init_pos = get.embedding(adata, init_pos)
+    elif isinstance(init_pos, str) and init_pos == "paga" and compact is None:
+        init_pos = first_coordinates(adata, random_state)
     options: dict[str, Any] = {
         "n_components": n_components, "min_dist": min_dist, "spread": spread, "maxiter": maxiter, "alpha": alpha,
         "gamma": gamma, "negative_sample_rate": negative_sample_rate, "random_state": random_state, "a": a, "b": b,

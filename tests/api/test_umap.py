@@ -99,6 +99,6 @@ def test_umap__missing_things_are_named() -> None:
         sd.tl.umap(adata, neighbors_key="other")
     with pytest.raises(InputError, match="method='rapids'"):
         sd.tl.umap(adata, method="rapids")
-    with pytest.raises(InputError, match="init_pos='paga'"):
+    with pytest.raises(MissingKeyError, match=r"init_pos='paga'.*tl.paga"):
         sd.tl.umap(adata, init_pos="paga")
     assert "X_umap" not in adata.obsm and "umap" not in adata.uns

@@ -101,6 +101,13 @@ def ranked() -> ad.AnnData:
     return adata
 
 
+def grouped() -> ad.AnnData:
+    """The same with a graph of groups."""
+    adata = connected()
+    sd.tl.paga(adata, "group")
+    return adata
+
+
 @dataclass(frozen=True, eq=False)
 class Case:
     """One call of a public function and what it promises.
@@ -184,6 +191,11 @@ CASES = (
     Case("tl.umap", 0, 0, connected),
     Case("tl.umap", 0, 0, connected, {"key_added": "map", "maxiter": 20, "init_pos": "multilevel"}),
     Case("tl.umap", 0, 0, connected, {"maxiter": 20, "method": "umap-learn"}),
+    Case("tl.umap", 0, 0, grouped, {"maxiter": 20, "init_pos": "paga"}),
+    Case("tl.paga", 0, 0, connected, {"groups": "group"}),
+    Case("tl.paga", 0, 0, connected, {"groups": "batch", "model": "v1.0"}),
+    Case("tl.draw_graph", 0, 0, connected, {"layout": "fr"}),
+    Case("tl.draw_graph", 0, 0, grouped, {"layout": "drl", "init_pos": "paga", "key_added_ext": "mine"}),
     Case("tl.diffmap", 0, 0, connected, {"n_comps": 10}),
     Case("tl.dpt", 0, 0, rooted),
     Case("tl.dpt", 0, 0, rooted, {"n_branchings": 1}),
