@@ -18,7 +18,7 @@ import numpy as np
 
 from sc_dask.array.source import METER, Block
 from sc_dask.errors import StoreError
-from sc_dask.kernels.transpose import by_gene
+from sc_dask.kernels.transpose import by_gene, by_unit
 
 _HEADER = struct.Struct("<8sqqqq")  # magic, rows, columns, units, bytes of the file
 _MAGIC = b"scdgene1"
@@ -43,12 +43,7 @@ def unit_genes(unit: int, n_units: int, n_vars: int) -> np.ndarray:
 def write(block: Block, path: Path, n_units: int) -> None:
     """Write a block; the name is final only when the file is whole."""
     n_obs, n_vars = block.shape
-    order = np.concatenate([unit_genes(u, n_units, n_vars) for u in range(n_units)])
-    place = np.empty(n_vars, np.int32)
-    place[order] = np.arange(n_vars)
-    counts, steps, values = by_gene(block, place)
-    genes = np.concatenate([[0], np.cumsum([len(range(u, n_vars, n_units)) for u in range(n_units)])])
-    starts = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])[genes]
+    bounds, cells, values = by_unit(block, n_units)
     table, at = np.zeros(n_units, _ENTRY), _HEADER.size + n_units * _ENTRY.itemsize + 4
     partial = path.with_suffix(f".partial-{os.getpid()}")
     codec = _codec()
@@ -56,12 +51,10 @@ def write(block: Block, path: Path, n_units: int) -> None:
         with partial.open("wb") as f:
             f.seek(at)
             for u in range(n_units):
-                of_unit = slice(int(starts[u]), int(starts[u + 1]))
-                kind, narrow = _narrow(values[of_unit])
-                parts = [
-                    counts[genes[u] : genes[u + 1]].tobytes(),
-                    *(_packed(codec, a) for a in (steps[of_unit], narrow)),
-                ]
+                one = slice(int(bounds[u]), int(bounds[u + 1]))
+                counts, steps, of_unit = by_gene(cells[one], values[one], len(range(u, n_vars, n_units)))
+                kind, narrow = _narrow(of_unit)
+                parts = [counts.tobytes(), _packed(codec, steps), _packed(codec, narrow)]
                 raw = b"".join(parts)
                 table[u] = (at, len(parts[1]), len(parts[2]), kind, google_crc32c.value(raw))
                 f.write(raw)
@@ -124,8 +117,9 @@ def _damaged(path: Path) -> StoreError:
     )
 
 
-def decoded(raw: bytes, entry: np.void, n_genes: int, wide: bool, dtype: np.dtype[Any]) -> Unit:
-    """Return what `read_raw` gave as arrays; ``wide`` says that the block has more than 65,536 rows."""
+def decoded(raw: bytes, entry: np.void, n_genes: int, n_obs: int, dtype: np.dtype[Any]) -> Unit:
+    """Return what `read_raw` gave as arrays; ``n_obs`` is the number of rows of the block."""
+    wide = n_obs > 2**16 or n_genes > 2**16
     codec, at = _codec(), 4 * n_genes
     end = at + int(entry["steps"])
     steps = _unpacked(codec, raw[at:end], np.dtype(np.uint32 if wide else np.uint16))

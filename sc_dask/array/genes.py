@@ -362,7 +362,7 @@ def _tile(copy: GeneMajor, stored: list[Any], counts: np.ndarray, lo: int, hi: i
     at = indptr[:-1].copy()
     for (raw, entry), i in zip(stored, copy.filled(), strict=True):
         first, stop = int(copy.bounds[i]), int(copy.bounds[i + 1])
-        unit = gene_files.decoded(raw, entry, len(counts), stop - first > 2**16, copy.dtype)
+        unit = gene_files.decoded(raw, entry, len(counts), stop - first, copy.dtype)
         k = slice(int(unit.counts[:lo].sum()), int(unit.counts[:hi].sum()))
         transpose.append(unit.counts[lo:hi], unit.steps[k], unit.values[k], first, at, rows, data)
     shape = int(copy.bounds[-1]), hi - lo

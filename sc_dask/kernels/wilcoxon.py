@@ -47,7 +47,7 @@ def gene_ranks(tile: sp.csc_matrix, codes: NDArray[np.int32], n_groups: int, ref
     reference
         Rank each group together with this one; None: rank all cells.
 
-    Memory: 4 bytes a value of the tile, 16 a value of its longest gene.
+    Memory: 16 bytes a value of the longest gene.
     """
     n_genes = tile.shape[1]
     data = np.ascontiguousarray(tile.data)
@@ -56,13 +56,15 @@ def gene_ranks(tile: sp.csc_matrix, codes: NDArray[np.int32], n_groups: int, ref
     rows, indptr = tile.indices, tile.indptr.astype(np.int64)
     sums, nnz = np.zeros((n_genes, n_groups)), np.zeros((n_genes, n_groups), np.int64)
     _group_sums(data, rows, indptr, codes, sums, nnz)
-    keys, zeros = _keys(data, indptr)
+    is_float32 = data.dtype == np.float32
+    keys, zeros = (data.view(np.uint32), np.full(n_genes, _SIGN)) if is_float32 else _order_numbers(data, indptr)
     u = np.zeros((n_genes, n_groups))
     ties = np.zeros((n_genes, 1 if reference is None else n_groups))
     sizes = np.bincount(codes[codes >= 0], minlength=n_groups)
     longest = int(np.diff(indptr).max(initial=0))
     scratch = np.empty((2, longest), np.uint64)
-    _walk_genes(keys, zeros, rows, indptr, codes, sizes, nnz, -1 if reference is None else reference, scratch, u, ties)
+    against = -1 if reference is None else reference
+    _walk_genes(keys, is_float32, zeros, rows, indptr, codes, sizes, nnz, against, scratch, u, ties)
     return GeneRanks(u, ties, sums, nnz)
 
 
@@ -124,15 +126,10 @@ def _rest(a: Array, tested: list[int]) -> Array:
     return (before + after)[tested]
 
 
-def _keys(data: Array, indptr: Array) -> tuple[Array, Array]:
+def _order_numbers(data: Array, indptr: Array) -> tuple[Array, Array]:
     """Return numbers (uint32) that are in the order of the values within each gene, and the one that stands for 0."""
-    n_genes = len(indptr) - 1
-    if data.dtype == np.float32:
-        keys = np.empty(len(data), np.uint32)
-        _float_keys(data.view(np.uint32), keys)
-        return keys, np.full(n_genes, _SIGN)
-    keys, zeros = np.empty(len(data), np.uint32), np.zeros(n_genes, np.uint32)
-    for j in range(n_genes):
+    keys, zeros = np.empty(len(data), np.uint32), np.zeros(len(indptr) - 1, np.uint32)
+    for j in range(len(zeros)):
         gene = slice(int(indptr[j]), int(indptr[j + 1]))
         distinct, place = np.unique(data[gene], return_inverse=True)
         zero = int(np.searchsorted(distinct, 0))
@@ -143,12 +140,10 @@ def _keys(data: Array, indptr: Array) -> tuple[Array, Array]:
 
 
 @numba.njit(nogil=True, cache=True)
-def _float_keys(bits: Array, keys: Array) -> None:
-    for k in range(len(bits)):
-        b = bits[k]
-        if b == _SIGN:  # minus zero
-            b = np.uint32(0)
-        keys[k] = ~b if b & _SIGN else b | _SIGN
+def _ordered_bits(bits: Any) -> Any:
+    """Return the bits of a float32 as a number in the order of its values; minus zero is zero."""
+    b = np.uint32(0) if bits == _SIGN else bits
+    return b ^ (np.uint32(np.int32(b) >> 31) | _SIGN)
 
 
 @numba.njit(nogil=True, cache=True)
@@ -164,8 +159,8 @@ def _group_sums(data: Array, rows: Array, indptr: Array, codes: Array, sums: Arr
 
 @numba.njit(nogil=True, cache=True)
 def _walk_genes(
-    keys: Array, zeros: Array, rows: Array, indptr: Array, codes: Array, sizes: Array, nnz: Array, reference: int,
-    scratch: Array, u: Array, ties: Array,
+    keys: Array, is_float32: bool, zeros: Array, rows: Array, indptr: Array, codes: Array, sizes: Array, nnz: Array,
+    reference: int, scratch: Array, u: Array, ties: Array,
 ) -> None:  # fmt: skip
     counters = np.empty(1 << _DIGIT_BITS, np.int64)
     in_run = np.zeros(len(sizes), np.int64)
@@ -173,7 +168,7 @@ def _walk_genes(
         n, low, high = 0, np.uint64(0xFFFFFFFF), np.uint64(0)
         one, zero = scratch[0], np.uint64(zeros[j])
         for k in range(indptr[j], indptr[j + 1]):
-            key, g = np.uint64(keys[k]), codes[np.uint32(rows[k])]
+            key, g = np.uint64(_ordered_bits(keys[k]) if is_float32 else keys[k]), codes[np.uint32(rows[k])]
             one[n] = key << np.uint64(32) | np.uint64(np.uint32(g))
             if key != zero and g >= 0:
                 n += 1

@@ -93,7 +93,7 @@ def test_map_cols__the_last_step_is_made_again(name: str, kind: Any) -> None:
     np.testing.assert_array_equal(genes.map_cols(columns, x)[0], whole.T)
     (temporary,) = genes._HERE.values()
     kept = gene_files.decoded(
-        *gene_files.read_raw(Path(temporary.copy.folder) / "1.genes", 0, 2), 2, False, temporary.copy.dtype
+        *gene_files.read_raw(Path(temporary.copy.folder) / "1.genes", 0, 2), 2, 13, temporary.copy.dtype
     )
     is_counts = name not in ("sums not known", "another step")
     assert set(kept.values.tolist()) <= {1, 2, 3, 4, 5} or not is_counts

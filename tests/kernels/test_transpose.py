@@ -8,24 +8,26 @@ from sc_dask.kernels import transpose
 from sc_dask.kernels.normalize import normalize_log1p, scale_rows
 
 X = np.random.default_rng(0).poisson(0.8, (50, 9)).astype(np.float32)
-PLACE = np.random.default_rng(1).permutation(9).astype(np.int32)
+N_UNITS = 4
 
 
-def put_together(blocks: list[np.ndarray], lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def put_together(blocks: list[np.ndarray], u: int, lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     indptr = np.concatenate([[0], np.cumsum(lengths)])
     rows, data, at, first = np.empty(indptr[-1], np.int32), np.empty(indptr[-1], np.float32), indptr[:-1].copy(), 0
     for block in blocks:
-        counts, steps, values = transpose.by_gene(sp.csr_matrix(block), PLACE)
+        bounds, cells, values = transpose.by_unit(sp.csr_matrix(block), N_UNITS)
+        one = slice(bounds[u], bounds[u + 1])
+        counts, steps, values = transpose.by_gene(cells[one], values[one], len(lengths))
         transpose.append(counts, steps.astype(np.int32), values, first, at, rows, data)
         first += len(block)
     return rows, data
 
 
 @pytest.mark.parametrize("cuts", [[], [20], [0, 1, 1, 30, 50]])
-def test_by_gene__blocks_put_together_are_the_transpose(cuts: list[int]) -> None:
-    order = np.argsort(PLACE)
-    expected = sp.csc_matrix(X[:, order])
-    rows, data = put_together(np.split(X, cuts), np.diff(expected.indptr))
+@pytest.mark.parametrize("u", range(N_UNITS))
+def test_by_gene__blocks_put_together_are_the_transpose(cuts: list[int], u: int) -> None:
+    expected = sp.csc_matrix(X[:, u::N_UNITS])
+    rows, data = put_together(np.split(X, cuts), u, np.diff(expected.indptr))
     np.testing.assert_array_equal(rows, expected.indices)
     np.testing.assert_array_equal(data, expected.data)
 
@@ -33,15 +35,20 @@ def test_by_gene__blocks_put_together_are_the_transpose(cuts: list[int]) -> None
 def test_by_gene__drops_explicit_zeros_and_keeps_nan() -> None:
     block = sp.csr_matrix(np.array([[1, np.nan], [2, 3.0]]))
     block.data[0] = 0
-    counts, steps, values = transpose.by_gene(block, np.arange(2, dtype=np.int32))
-    assert counts.tolist() == [1, 2] and steps.tolist() == [1, 0, 1]
+    bounds, cells, values = transpose.by_unit(block, 1)
+    counts, steps, values = transpose.by_gene(cells, values, 2)
+    assert bounds.tolist() == [0, 3] and counts.tolist() == [1, 2] and steps.tolist() == [1, 0, 1]
     np.testing.assert_array_equal(values, [2, np.nan, 3])
 
 
-def test_by_gene__wide_steps_where_a_block_has_many_rows() -> None:
+def test_by_gene__wide_where_a_block_has_many_rows_or_a_unit_many_genes() -> None:
     tall = sp.csr_matrix(([1.0, 2.0], ([3, 70_000], [0, 0])), shape=(70_001, 1), dtype=np.float32)
-    counts, steps, _ = transpose.by_gene(tall, np.zeros(1, np.int32))
+    _, cells, values = transpose.by_unit(tall, 1)
+    counts, steps, _ = transpose.by_gene(cells, values, 1)
     assert counts.tolist() == [2] and steps.tolist() == [3, 69_997] and steps.dtype == np.uint32
+    _, cells, values = transpose.by_unit(sp.csr_matrix(tall.T), 1)
+    counts, steps, values = transpose.by_gene(cells, values, 70_001)
+    assert np.flatnonzero(counts).tolist() == [3, 70_000] and values.tolist() == [1, 2]
 
 
 @pytest.mark.parametrize("base", [None, 2.0])
