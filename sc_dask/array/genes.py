@@ -20,7 +20,7 @@ import warnings
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, fields, is_dataclass, replace
+from dataclasses import dataclass, fields, is_dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -138,7 +138,7 @@ def _below(x: RowBlocks) -> Expr:
     last = x.expr.steps[-1] if x.expr.steps else None
     if last is None or last.kernel not in _RESTORERS or any(r.values is None for r in last.rows):
         return x.expr
-    return replace(x.expr, steps=x.expr.steps[:-1])
+    return x.expr.before(1)
 
 
 def _n_units(kept: Expr) -> int:
@@ -245,7 +245,10 @@ def _write_missing(copy: GeneMajor, kept: Expr, label: str) -> None:
         return
     x = RowBlocks(kept)
     some = x.pick_rows(np.concatenate([np.arange(copy.bounds[i], copy.bounds[i + 1]) for i in missing]))
-    numbers = np.arange(x.expr.n_blocks) if some is x else np.asarray(missing)  # picked, blocks without rows go
+    numbers = np.arange(x.expr.n_blocks)
+    if some is not x:
+        numbers, bounds = np.asarray(missing), np.concatenate([[0], np.cumsum(np.diff(copy.bounds)[missing])])
+        some = some if np.array_equal(some.expr.bounds, bounds) else some.rebounded(bounds)
     run.compute(each_block(_write_block, some, folder=copy.folder, numbers=numbers, n_units=copy.n_units), label=label)
 
 

@@ -110,8 +110,8 @@ def _deal(
 def _sort(cells: Array, data: Array, low: int, bits: int, starts: Array, steps: Array, out: Array) -> None:
     for k in range(len(cells)):
         starts[np.uint32(cells[k] >> bits) + 1, 0] += 1
-    for j in range(1, len(starts)):
-        starts[j, 0] += starts[j - 1, 0]
+    for g in range(1, len(starts)):
+        starts[g, 0] += starts[g - 1, 0]
     for k in range(len(cells)):
         j, row = np.uint32(cells[k] >> bits), np.int64(cells[k] & low)
         to = np.uint64(starts[j, 0])

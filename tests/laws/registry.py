@@ -212,7 +212,6 @@ ABSENT = {
     "pp.log1p": {"chunked", "chunk_size", "obsm"},  # every X is in chunks; embeddings are in memory
     "pp.pca": {"return_info", "use_highly_variable"},  # for plain arrays; deprecated for mask_var
     "tl.louvain": {"directed", "partition_type", "partition_kwargs"},  # of the package louvain, no longer kept
-    "tl.rank_genes_groups": {"kwds"},  # of the method logreg
 }
 # Parameters whose default is another one.
 OTHER_DEFAULTS = {"tl.louvain": {"flavor"}}  # scanpy's needs the package louvain

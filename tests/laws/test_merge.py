@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import sc_dask.array
-from sc_dask.array import components, genes, gram, hvg, krylov, normalize, qc, regress_out
+from sc_dask.array import components, genes, gram, hvg, krylov, logistic, normalize, qc, regress_out
 from sc_dask.array.blocks import Reduction
 from sc_dask.kernels.regress_out import correct
 from sc_dask.testing import count_matrices, row_bounds
@@ -64,6 +64,11 @@ MERGES = {
         sparse_only=True,
     ),
     "genes.GENE_BYTES": Merge(genes.GENE_BYTES),
+    "logistic.LOSS": Merge(
+        logistic.LOSS,
+        groups,
+        lambda x: {"coef": np.random.default_rng(0).normal(size=(N_GROUPS, x.shape[1] + 1)) / (1 + abs(x).sum())},
+    ),
     "hvg.CLIPPED": Merge(hvg.CLIPPED, groups, lambda x: {"clip": np.full((N_GROUPS, x.shape[1]), 2.5)}),
     "gram.GRAM": Merge(gram.GRAM, const=lambda x: {"dtype": np.float64}),
     "gram.TILED_GRAM": Merge(
