@@ -51,6 +51,7 @@ class Slot:
 
 
 _QC, _HVG = "pp.calculate_qc_metrics", "pp.highly_variable_genes"
+_CYCLE = "tl.score_genes_cell_cycle"
 SLOTS: tuple[Slot, ...] = (
     Slot("obs", "n_{}_by_{}", "n_obs", "int64", _QC, "features with a non-zero value in the cell"),
     Slot("obs", "log1p_n_{}_by_{}", "n_obs", "float64", _QC, "log(1 + the above)"),
@@ -70,6 +71,8 @@ SLOTS: tuple[Slot, ...] = (
     Slot("var", "n_counts", "n_vars", "float", "pp.filter_genes", "sum of the gene"),
     Slot("X", "", "n_obs x n_vars", "float32", "pp.normalize_total", "every cell brought to the same sum"),
     Slot("X", "", "n_obs x n_vars", "float32", "pp.log1p", "log(1 + x)"),
+    Slot("X", "", "n_obs x n_vars", "float32", "pp.sqrt", "square root of X"),
+    Slot("X", "", "n_obs x n_vars", "number", "pp.downsample_counts", "some of the counts, in their own type"),
     Slot("layers", "{}", "n_obs x n_vars", "float32", "pp.normalize_total", "the same, of a layer"),
     Slot("layers", "{}", "n_obs x n_vars", "float32", "pp.log1p", "the same, of a layer"),
     Slot("obs", "{}", "n_obs", "float", "pp.normalize_total", "the sum before, under key_added"),
@@ -140,6 +143,10 @@ SLOTS: tuple[Slot, ...] = (
     Slot("obs", "{}", "n_obs", "category or float64", "tl.transfer_labels", "label or number of the reference"),
     Slot("obs", "{}_uncertainty", "n_obs", "float64", "tl.transfer_labels", "how unsure it is"),
     Slot("uns", "transfer_labels", "", "dict", "tl.transfer_labels", "params with the measured recall"),
+    Slot("obs", "{}", "n_obs", "float64", "tl.score_genes", "mean of a set of genes less that of its controls"),
+    Slot("obs", "S_score", "n_obs", "float64", _CYCLE, "score of the genes of the S phase"),
+    Slot("obs", "G2M_score", "n_obs", "float64", _CYCLE, "score of the genes of the G2M phase"),
+    Slot("obs", "phase", "n_obs", "object", _CYCLE, "S, G2M or G1"),
     Slot(
         "uns", "{}", "", "dict", "tl.rank_genes_groups", "names, scores, pvals, pvals_adj, logfoldchanges, pts, params"
     ),
@@ -231,7 +238,7 @@ def write(adata: AnnData, writes: Mapping[tuple[str, str], Any], *, writer: str 
 
 
 def subset(adata: AnnData, axis: str, keep: Any) -> None:
-    """Keep some cells (``axis="obs"``) or genes (``"var"``) in place; ``keep`` is a boolean mask."""
+    """Keep some cells (``axis="obs"``) or genes (``"var"``) in place; ``keep`` is a mask, or positions."""
     _note("subset", axis, keep)
     coloured = _coloured(adata)
     if axis == "obs":

@@ -190,8 +190,8 @@ class RowBlocks(da.Array):  # type: ignore[misc]
         return x
 
     def pick_rows(self, positions: np.ndarray) -> RowBlocks:
-        """Keep rows at strictly increasing positions; row facts follow, column facts go."""
-        if len(positions) == self.shape[0]:
+        """Keep rows at increasing positions, repeats allowed; row facts follow, column facts go."""
+        if len(positions) == self.shape[0] and bool((np.diff(positions) == 1).all()):
             return self
         facts = Facts(rows={k: v[positions] for k, v in self.facts.rows.items()})
         return RowBlocks(self.expr.pick_rows(np.asarray(positions, np.int64)), facts)
@@ -256,7 +256,7 @@ def _is_all(index: Any) -> bool:
 
 
 def _increasing(index: Any) -> bool:
-    return isinstance(index, slice) or bool((np.diff(index) > 0).all())
+    return isinstance(index, slice) or bool((np.diff(index) >= 0).all())
 
 
 # -- making them ---------------------------------------------------------------------------------

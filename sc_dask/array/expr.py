@@ -37,7 +37,7 @@ class RowVector:
         values: Vector | None,
         kernel: Callable[..., Vector] | None = None,
         const: Mapping[str, Any] | None = None,
-        parent: tuple[RowVector, np.ndarray] | None = None,
+        parent: tuple[RowVector, np.ndarray | slice] | None = None,
     ) -> None:
         if values is None and kernel is None:
             raise ValueError("a row vector needs its values or a kernel")
@@ -55,6 +55,10 @@ class RowVector:
     def found(self, values: Vector) -> None:
         """Keep what a whole pass found."""
         self._values, self._parent = values, None
+
+    def follow(self, other: RowVector) -> None:
+        """Take the numbers of another vector of the same rows as soon as a pass finds them."""
+        self._parent = (other, slice(None))
 
     def pick(self, rows: np.ndarray) -> RowVector:
         """Return the vector for picked rows (positions)."""
@@ -230,11 +234,12 @@ class Expr:
         lo, hi = int(picked[0]), int(picked[-1]) + 1
         if hasattr(self.source, "align"):  # a source that hands out whole blocks only
             lo, hi = self.source.align(lo, hi)
-        local = None if hi - lo == stop - start else (picked - lo).astype(np.int32)
+        all_once = hi - lo == stop - start and bool((np.diff(picked) == 1).all())
+        local = None if all_once else (picked - lo).astype(np.int32)
         return BlockArgs(lo, hi, local, vectors)
 
     def pick_rows(self, positions: np.ndarray) -> Expr:
-        """Keep rows at strictly increasing positions; blocks stay where they were, empty ones go."""
+        """Keep rows at increasing positions, repeats allowed; blocks stay where they were, empty ones go."""
         source_rows = positions if self.rows is None else self.rows[positions]
         bounds = np.unique(np.searchsorted(positions, self.bounds if self.coarse is None else self.coarse))
         if len(bounds) == 1:  # nothing is left: one empty block keeps the shape

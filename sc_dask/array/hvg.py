@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from sc_dask.array import qc, run
 from sc_dask.array.blocks import Reduction, RowBlocks, ahead, reduce_rows
-from sc_dask.array.expr import ColumnPick, RowVector
-from sc_dask.array.normalize import factors, scale_log1p
+from sc_dask.array.normalize import factors, is_log_of_counts, with_dropped_genes
 from sc_dask.array.source import Block
 from sc_dask.kernels.log_moments import log_moments, log_moments_update
 from sc_dask.kernels.moments import Moments, clipped_sums, merge_moments, moments, of_integers
-from sc_dask.kernels.normalize import row_totals_where
 
 
 def _moments(
@@ -56,38 +53,13 @@ def group_moments(
     before their logarithm to ``base``. Memory: 24 bytes per gene, group and thread.
     """
     rows = () if groups is None else (groups.astype(np.int32),)
-    if _is_log_of_counts(x):
+    if is_log_of_counts(x):
         options = {**x.expr.steps[-1].const, "n_groups": n_groups, "expm1": expm1, "expm1_base": base}
-        return _straight_from_counts(x, rows, options)
+        x, cols = with_dropped_genes(x)
+        m = run.compute(ahead(reduce_rows(LOG_MOMENTS, x, *rows, **options)), label="moments")
+        return m if cols is None else Moments(m.n, m.mean[:, cols], m.m2[:, cols], m.nnz[:, cols])
     lazy = reduce_rows(MOMENTS, x, *rows, n_groups=n_groups, expm1=expm1, base=base)
     return run.compute(lazy, label="moments")
-
-
-def _is_log_of_counts(x: RowBlocks) -> bool:
-    return bool(x.expr.steps) and x.expr.steps[-1].kernel is scale_log1p and x.expr.is_sparse
-
-
-def _straight_from_counts(x: RowBlocks, rows: tuple[np.ndarray, ...], options: dict[str, Any]) -> Moments:
-    """Take the moments from the counts on, in one loop over a block.
-
-    Genes that were dropped before take part where they are few, and are left out of the result: that costs less than
-    to make blocks without them.
-    """
-    *before, last = x.expr.steps
-    pick = before.pop() if before else None
-    lookup = pick.const["lookup"] if isinstance(pick, ColumnPick) else None
-    if not isinstance(pick, ColumnPick) or lookup is None or len(pick.cols) < 0.5 * len(lookup):
-        return run.compute(ahead(reduce_rows(LOG_MOMENTS, x, *rows, **options)), label="moments")
-    (totals,) = last.rows
-    inside = totals
-    if totals.values is None:
-        inside = RowVector(None, row_totals_where, {"gene_mask": lookup >= 0})
-    steps = (*before, replace(last, n_vars=len(lookup), rows=(inside,)))
-    whole_rows = RowBlocks(replace(x.expr, steps=steps))
-    m = run.compute(ahead(reduce_rows(LOG_MOMENTS, whole_rows, *rows, **options)), label="moments")
-    if totals.values is None and inside.values is not None:
-        totals.found(inside.values)
-    return Moments(m.n, m.mean[:, pick.cols], m.m2[:, pick.cols], m.nnz[:, pick.cols])
 
 
 def count_moments(x: RowBlocks, groups: np.ndarray | None, n_groups: int) -> Moments:

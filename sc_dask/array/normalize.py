@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from sc_dask.array import run
 from sc_dask.array.blocks import Reduction, RowBlocks, collect_rows, map_rows, reduce_rows
-from sc_dask.array.expr import Expr, RowVector
+from sc_dask.array.expr import ColumnPick, Expr, RowVector
 from sc_dask.array.source import Block
 from sc_dask.kernels import normalize as kernels
 from sc_dask.kernels.qc import row_totals
@@ -77,3 +78,37 @@ def log1p(x: RowBlocks, base: float | None) -> RowBlocks:
     below = RowBlocks(before)
     const = {"base": base, **last.const}
     return map_rows(scale_log1p, below, *last.rows, dtype=_float_of(x), columnwise=True, keeps_pattern=True, **const)
+
+
+def sqrt(x: RowBlocks) -> RowBlocks:
+    """Describe the square root of X; nothing is read."""
+    return map_rows(kernels.sqrt, x, dtype=_float_of(x), columnwise=True, keeps_pattern=True)
+
+
+def is_log_of_counts(x: RowBlocks) -> bool:
+    """Tell whether X is sparse and its last step brings cells to one sum and takes the logarithm."""
+    return bool(x.expr.steps) and x.expr.steps[-1].kernel is scale_log1p and x.expr.is_sparse
+
+
+def with_dropped_genes(x: RowBlocks) -> tuple[RowBlocks, np.ndarray | None]:
+    """Return an `is_log_of_counts` X for kernels that do its last step themselves (`blocks.ahead`).
+
+    Genes that were dropped before take part where they are few: that costs less than to make blocks without them.
+
+    Returns
+    -------
+    X with those genes, whose sums of cells are still those without; and which of its genes are those of ``x`` (None:
+    all of them). Sums that a pass over it finds are known to ``x`` too.
+    """
+    *before, last = x.expr.steps
+    pick = before.pop() if before else None
+    lookup = pick.const["lookup"] if isinstance(pick, ColumnPick) else None
+    if not isinstance(pick, ColumnPick) or lookup is None or len(pick.cols) < 0.5 * len(lookup):
+        return x, None
+    (totals,) = last.rows
+    inside = totals
+    if totals.values is None:
+        inside = RowVector(None, kernels.row_totals_where, {"gene_mask": lookup >= 0})
+        totals.follow(inside)
+    steps = (*before, replace(last, n_vars=len(lookup), rows=(inside,)))
+    return RowBlocks(replace(x.expr, steps=steps)), pick.cols

@@ -41,6 +41,12 @@ def log1p(block: Block, base: float | None = None) -> Block:
     return from_parts(out, block.indices, block.indptr, block.shape[1]) if sp.issparse(block) else out
 
 
+def sqrt(block: Block) -> Block:
+    """Return the square root, of negative values NaN; float64 stays, everything else becomes float32."""
+    out = np.sqrt(block.data if sp.issparse(block) else block, dtype=_float(block, None))
+    return from_parts(out, block.indices, block.indptr, block.shape[1]) if sp.issparse(block) else out
+
+
 def normalize_log1p(
     block: Block, factors: NDArray[np.float64], base: float | None = None, dtype: DTypeLike | None = None
 ) -> Block:

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from sc_dask.pp.qc import calculate_qc_metrics
 from sc_dask.pp.filter import filter_cells, filter_genes
-from sc_dask.pp.normalize import log1p, normalize_total
+from sc_dask.pp.normalize import log1p, normalize_total, sqrt
+from sc_dask.pp.downsample import downsample_counts
+from sc_dask.pp.sample import sample, subsample
 from sc_dask.pp.hvg import highly_variable_genes
 from sc_dask.pp.pca import pca
 from sc_dask.pp.harmony import harmony_integrate
@@ -18,6 +20,7 @@ from sc_dask.pp.neighbors import neighbors
 
 __all__ = [
     "calculate_qc_metrics",
+    "downsample_counts",
     "filter_cells",
     "filter_genes",
     "harmony_integrate",
@@ -27,5 +30,8 @@ __all__ = [
     "normalize_total",
     "pca",
     "regress_out",
+    "sample",
     "scale",
+    "sqrt",
+    "subsample",
 ]

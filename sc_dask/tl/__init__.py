@@ -16,6 +16,7 @@ from sc_dask.tl.draw_graph import draw_graph
 from sc_dask.tl.rank import rank_genes_groups
 from sc_dask.tl.transfer import transfer_labels
 from sc_dask.tl.markers import filter_rank_genes_groups, marker_gene_overlap
+from sc_dask.tl.score import score_genes, score_genes_cell_cycle
 
 __all__ = [
     "diffmap",
@@ -28,6 +29,8 @@ __all__ = [
     "marker_gene_overlap",
     "paga",
     "rank_genes_groups",
+    "score_genes",
+    "score_genes_cell_cycle",
     "transfer_labels",
     "umap",
 ]

@@ -144,6 +144,7 @@ _REF = {"adata_ref": reference}
 _QC, _FC, _FG = "pp.calculate_qc_metrics", "pp.filter_cells", "pp.filter_genes"
 _NT, _HVG, _PCA, _RANK = "pp.normalize_total", "pp.highly_variable_genes", "pp.pca", "tl.rank_genes_groups"
 _REGRESS = "pp.regress_out"
+_SCORE, _TWO_SETS = "tl.score_genes", {"x": ["gene1", "gene5", "gene40"], "y": [f"gene{i}" for i in range(10, 16)]}
 CASES = (
     Case(_QC, 1, 1, counts, {"qc_vars": ["mt"], "percent_top": (5, 20), "inplace": True}, exact=True),
     Case(_QC, 1, 1, counts, {"percent_top": None, "layer": "spare", "log1p": False, "inplace": True}, exact=True),
@@ -180,6 +181,15 @@ CASES = (
     Case(_RANK, 1, 2, logged, {"groupby": "group", "method": "wilcoxon", "tie_correct": True, "pts": True}),
     Case("tl.filter_rank_genes_groups", 1, 1, ranked, {"min_fold_change": 0.1, "max_out_group_fraction": 0.9}),
     Case("tl.marker_gene_overlap", 0, 0, ranked, {"reference_markers": {"A": ["gene1", "gene2"]}, "inplace": True}),
+    Case("pp.sqrt", 0, 0, counts, exact=True),
+    Case("pp.downsample_counts", 0, 0, counts, {"counts_per_cell": 50, "random_state": 1}, exact=True),
+    Case("pp.downsample_counts", 1, 1, counts, {"total_counts": 3000, "replace": True}, exact=True),
+    Case("pp.sample", 0, 0, counts, {"n": 120, "rng": 3, "replace": True}, exact=True),
+    Case("pp.sample", 0, 0, counts, {"fraction": 0.5, "rng": 3, "p": "picked", "axis": "var"}, exact=True),
+    Case("pp.subsample", 0, 0, counts, {"n_obs": 50}, exact=True),
+    Case(_SCORE, 2, 2, logged, {"gene_list": ["gene1", "gene5", "gene40"], "ctrl_size": 5, "n_bins": 5}),
+    Case(_SCORE, 2, 2, logged, {"gene_list": _TWO_SETS, "layer": "spare", "ctrl_as_ref": False, "score_name": "s"}),
+    Case("tl.score_genes_cell_cycle", 2, 2, logged, {"s_genes": _TWO_SETS["x"], "g2m_genes": _TWO_SETS["y"]}),
     Case("pp.neighbors", 0, 0, reduced, {"n_neighbors": 10}),
     Case("pp.neighbors", 0, 0, reduced, {"n_neighbors": 10, "key_added": "mine"}),
     Case("pp.neighbors", 0, 9, reduced, {"n_neighbors": 10, "compact": True}),
@@ -203,6 +213,7 @@ CASES = (
     Case("tl.transfer_labels", 0, 0, reduced, {"obs": ["group", "depth"], "key_added": ["kind", "sum"]}, made=_REF),
 )
 READING = tuple(c for c in CASES if c.reads)
+KEEPING = {"pp.sample", "pp.subsample"}  # they keep some cells or genes of every slot and write none
 
 # Functions that scanpy does not have.
 OURS = {"tl.transfer_labels"}
@@ -210,6 +221,7 @@ OURS = {"tl.transfer_labels"}
 ABSENT = {
     "pp.calculate_qc_metrics": {"parallel"},  # deprecated, without effect
     "pp.log1p": {"chunked", "chunk_size", "obsm"},  # every X is in chunks; embeddings are in memory
+    "pp.sqrt": {"chunked", "chunk_size"},  # every X is in chunks
     "pp.pca": {"return_info", "use_highly_variable"},  # for plain arrays; deprecated for mask_var
     "tl.louvain": {"directed", "partition_type", "partition_kwargs"},  # of the package louvain, no longer kept
 }

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import sc_dask.array
-from sc_dask.array import components, genes, gram, hvg, krylov, logistic, normalize, qc, regress_out
+from sc_dask.array import aggregate, components, genes, gram, hvg, krylov, logistic, normalize, qc, regress_out, score
 from sc_dask.array.blocks import Reduction
 from sc_dask.kernels.regress_out import correct
 from sc_dask.testing import count_matrices, row_bounds
@@ -81,6 +81,14 @@ MERGES = {
         lambda x: (np.arange(2.0 * x.shape[0]).reshape(-1, 2), (np.arange(x.shape[0]) % 3).astype(np.int32)),
         lambda x: {"n_levels": 3},
     ),
+    "score.TOTALS": Merge(score.TOTALS),
+    "score.LOG_TOTALS": Merge(
+        score.LOG_TOTALS,
+        lambda x: (np.asarray(x.sum(axis=1), np.float64).ravel(),),
+        lambda x: {"target_sum": 1e4, "base": 2.0},
+        sparse_only=True,
+    ),
+    "aggregate.SUMS": Merge(aggregate.SUMS, groups, lambda x: {"n_groups": N_GROUPS, "depth": 4}),
     "krylov.TIMES_GRAM": Merge(krylov.TIMES_GRAM, const=lambda x: {"basis": basis(x)}),
     "components.SCORES": Merge(
         components.SCORES,

@@ -1,0 +1,79 @@
+"""Passes that scores of gene sets need: one for the genes' means, one for the scores of any number of sets."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from sc_dask.array import run
+from sc_dask.array.blocks import Reduction, RowBlocks, ahead, collect_rows, reduce_rows
+from sc_dask.array.normalize import factors, is_log_of_counts, with_dropped_genes
+from sc_dask.array.source import Block
+from sc_dask.kernels.qc import col_totals
+from sc_dask.kernels.score import group_sums, log_col_totals, log_group_sums, members
+
+
+def _add(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    return a + b
+
+
+def _log_totals(block: Block, totals: np.ndarray, *, target_sum: float, base: float | None) -> np.ndarray:
+    return log_col_totals(block, factors(totals, target_sum), base)
+
+
+def _log_group_sums(
+    block: Block,
+    totals: np.ndarray,
+    *,
+    target_sum: float,
+    base: float | None,
+    lookup: np.ndarray,
+    member: np.ndarray,
+) -> np.ndarray:
+    return log_group_sums(block, factors(totals, target_sum), lookup, member, base)
+
+
+TOTALS: Reduction[np.ndarray, np.ndarray] = Reduction(col_totals, _add)
+LOG_TOTALS: Reduction[np.ndarray, np.ndarray] = Reduction(_log_totals, _add)
+
+
+def gene_means(x: RowBlocks) -> np.ndarray:
+    """Return the mean of every gene, float64 (n_vars,); 1 pass, or none when a pass has taught the sums of ``x``."""
+    if "totals" not in x.facts.cols:
+        x.facts.cols["totals"] = _gene_totals(x)
+    return x.facts.cols["totals"] / max(x.shape[0], 1)
+
+
+def _gene_totals(x: RowBlocks) -> np.ndarray:
+    if not is_log_of_counts(x):
+        return run.compute(reduce_rows(TOTALS, x), label="gene means")
+    const = dict(x.expr.steps[-1].const)
+    whole, cols = with_dropped_genes(x)
+    totals = run.compute(ahead(reduce_rows(LOG_TOTALS, whole, **const)), label="gene means")
+    return totals if cols is None else totals[cols]
+
+
+def scores(x: RowBlocks, sets: list[np.ndarray], controls: list[np.ndarray]) -> np.ndarray:
+    """Return the mean of each set of genes less that of its controls, float64 (n_obs, n_sets).
+
+    Passes: 1 for any number of sets, and the values of no other gene are made.
+    """
+    groups = [*sets, *controls]
+    genes, member = members(groups)
+    if is_log_of_counts(x):
+        const = dict(x.expr.steps[-1].const)
+        whole, cols = with_dropped_genes(x)
+        lookup = _lookup(genes if cols is None else cols[genes], whole.shape[1])
+        lazy = ahead(collect_rows(_log_group_sums, whole, lookup=lookup, member=member, **const))
+    elif x.expr.steps:
+        lookup = np.arange(len(genes), dtype=np.int32)
+        lazy = collect_rows(group_sums, x.pick_cols(genes), lookup=lookup, member=member)
+    else:
+        lazy = collect_rows(group_sums, x, lookup=_lookup(genes, x.shape[1]), member=member)
+    means = run.compute(lazy, label="scores") / [len(g) for g in groups]
+    return means[:, : len(sets)] - means[:, len(sets) :]
+
+
+def _lookup(genes: np.ndarray, n_vars: int) -> np.ndarray:
+    lookup = np.full(n_vars, -1, np.int32)
+    lookup[genes] = np.arange(len(genes), dtype=np.int32)
+    return lookup
