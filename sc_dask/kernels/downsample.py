@@ -72,7 +72,8 @@ def downsample(
 
 
 def _whole(data: Array) -> bool:
-    return bool((np.floor(data) == data).all())
+    with np.errstate(invalid="ignore"):
+        return bool((data - np.floor(data) == 0).all())  # infinities are not
 
 
 def share(totals: NDArray[np.float64], n: int, rng: np.random.Generator, replace: bool) -> NDArray[np.int64]:
