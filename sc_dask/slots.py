@@ -73,6 +73,7 @@ SLOTS: tuple[Slot, ...] = (
     Slot("X", "", "n_obs x n_vars", "float32", "pp.log1p", "log(1 + x)"),
     Slot("X", "", "n_obs x n_vars", "float32", "pp.sqrt", "square root of X"),
     Slot("X", "", "n_obs x n_vars", "number", "pp.downsample_counts", "some of the counts, in their own type"),
+    Slot("X", "", "n_obs x n_vars", "float32", "pp.combat", "values without batch effects"),
     Slot("layers", "{}", "n_obs x n_vars", "float32", "pp.normalize_total", "the same, of a layer"),
     Slot("layers", "{}", "n_obs x n_vars", "float32", "pp.log1p", "the same, of a layer"),
     Slot("obs", "{}", "n_obs", "float", "pp.normalize_total", "the sum before, under key_added"),
@@ -105,6 +106,11 @@ SLOTS: tuple[Slot, ...] = (
     Slot("obsm", "{}", "n_obs x n_comps", "float", "pp.pca", "the same, under key_added"),
     Slot("varm", "{}", "n_vars x n_comps", "float", "pp.pca", "the same, under key_added"),
     Slot("uns", "{}", "", "dict", "pp.pca", "the same, under key_added"),
+    Slot("obs", "doublet_score", "n_obs", "float64", "pp.scrublet", "how much the cell looks like a doublet"),
+    Slot("obs", "predicted_doublet", "n_obs", "bool", "pp.scrublet", "whether it is above the threshold"),
+    Slot(
+        "uns", "scrublet", "", "dict", "pp.scrublet", "scores and parents of simulated doublets, threshold, parameters"
+    ),
     Slot("obsm", "X_pca_harmony", "n_obs x n_comps", "float32", "pp.harmony_integrate", "components without batches"),
     Slot("obsm", "{}", "n_obs x n_comps", "float32", "pp.harmony_integrate", "the same, under adjusted_basis"),
     Slot("obsp", "distances", "n_obs x n_obs", "float", "pp.neighbors", "distances to the k - 1 nearest cells"),

@@ -17,6 +17,7 @@ from sc_dask.pp.harmony import harmony_integrate
 from sc_dask.pp.regress_out import regress_out
 from sc_dask.pp.scale import scale
 from sc_dask.pp.neighbors import neighbors
+from sc_dask.pp.scrublet import scrublet
 
 __all__ = [
     "calculate_qc_metrics",
@@ -34,4 +35,5 @@ __all__ = [
     "scale",
     "sqrt",
     "subsample",
+    "scrublet",
 ]

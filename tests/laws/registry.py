@@ -190,6 +190,8 @@ CASES = (
     Case(_SCORE, 2, 2, logged, {"gene_list": ["gene1", "gene5", "gene40"], "ctrl_size": 5, "n_bins": 5}),
     Case(_SCORE, 2, 2, logged, {"gene_list": _TWO_SETS, "layer": "spare", "ctrl_as_ref": False, "score_name": "s"}),
     Case("tl.score_genes_cell_cycle", 2, 2, logged, {"s_genes": _TWO_SETS["x"], "g2m_genes": _TWO_SETS["y"]}),
+    Case("pp.scrublet", 4, 4, counts, {"n_prin_comps": 5, "threshold": 0.3}),
+    Case("pp.scrublet", 4, 6, counts, {"n_prin_comps": 5, "threshold": 0.3, "batch_key": "batch"}),
     Case("pp.neighbors", 0, 0, reduced, {"n_neighbors": 10}),
     Case("pp.neighbors", 0, 0, reduced, {"n_neighbors": 10, "key_added": "mine"}),
     Case("pp.neighbors", 0, 9, reduced, {"n_neighbors": 10, "compact": True}),
