@@ -176,6 +176,8 @@ CASES = (
     Case("pp.scale", 0, 2, reduced, {"obsm": "X_pca"}),
     Case(_RANK, 1, 1, logged, {"groupby": "group"}),
     Case(_RANK, 1, 1, logged, {"groupby": "group", "reference": "b", "pts": True, "key_added": "vs_b"}),
+    Case("pp.combat", 1, 1, logged, dense=True),
+    Case("pp.combat", 1, 1, logged, {"covariates": ["group", "load"]}, dense=True),
     Case("pp.harmony_integrate", 0, 0, reduced, {"key": "batch"}),
     Case("pp.harmony_integrate", 0, 0, reduced, {"key": ["batch", "group"], "adjusted_basis": "joined", "theta": 2}),
     Case(_RANK, 1, 2, logged, {"groupby": "group", "method": "wilcoxon", "tie_correct": True, "pts": True}),

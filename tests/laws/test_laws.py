@@ -96,7 +96,7 @@ def test_lazy__computes_and_reads_no_more_than_declared(case: Case, cut: str) ->
     assert (s.bytes_read > 0) == (case.passes > 0)
 
 
-@pytest.mark.parametrize("function", ["pp.normalize_total", "pp.log1p", "pp.regress_out", "pp.scale"])
+@pytest.mark.parametrize("function", ["pp.normalize_total", "pp.log1p", "pp.regress_out", "pp.scale", "pp.combat"])
 def test_lazy__normalising_keeps_x_lazy(function: str) -> None:
     for case in CASES:
         if case.function == function:
