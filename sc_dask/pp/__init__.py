@@ -14,6 +14,7 @@ from sc_dask.pp.sample import sample, subsample
 from sc_dask.pp.hvg import highly_variable_genes
 from sc_dask.pp.pca import pca
 from sc_dask.pp.combat import combat
+from sc_dask.pp.pearson import normalize_pearson_residuals
 from sc_dask.pp.harmony import harmony_integrate
 from sc_dask.pp.regress_out import regress_out
 from sc_dask.pp.scale import scale
@@ -22,20 +23,21 @@ from sc_dask.pp.scrublet import scrublet
 
 __all__ = [
     "calculate_qc_metrics",
-    "downsample_counts",
     "combat",
+    "downsample_counts",
     "filter_cells",
     "filter_genes",
     "harmony_integrate",
     "highly_variable_genes",
     "log1p",
     "neighbors",
+    "normalize_pearson_residuals",
     "normalize_total",
     "pca",
     "regress_out",
     "sample",
     "scale",
+    "scrublet",
     "sqrt",
     "subsample",
-    "scrublet",
 ]

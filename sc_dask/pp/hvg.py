@@ -9,15 +9,17 @@ import numpy as np
 import pandas as pd
 
 from sc_dask import get, slots
-from sc_dask.array import hvg, qc
+from sc_dask.array import hvg, pearson, qc
 from sc_dask.errors import CountsWarning, InputError
 from sc_dask.kernels import hvg as tables
 from sc_dask.kernels.moments import variance
+from sc_dask.kernels.pearson import check_model
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
-Flavor = Literal["seurat", "cell_ranger", "seurat_v3", "seurat_v3_paper"]
+Flavor = Literal["seurat", "cell_ranger", "seurat_v3", "seurat_v3_paper", "pearson_residuals"]
+_FLAVORS = ("seurat", "cell_ranger", "seurat_v3", "seurat_v3_paper", "pearson_residuals")
 _CUTOFFS = {"min_disp": 0.5, "max_disp": np.inf, "min_mean": 0.0125, "max_mean": 3}
 
 
@@ -37,17 +39,21 @@ def highly_variable_genes(
     inplace: bool = True,
     batch_key: str | None = None,
     check_values: bool = True,
+    theta: float = 100,
+    clip: float | None = None,
+    chunksize: int = 1000,
 ) -> pd.DataFrame | None:
-    """Mark genes that vary more than others of a like mean (Satija 2015, Zheng 2017, Stuart 2019).
+    """Mark genes that vary more than others of a like mean (Satija 2015, Zheng 2017, Stuart 2019, Lause 2021).
 
     Parameters
     ----------
     adata
-        Annotated matrix (n_obs, n_vars): logarithmised for ``seurat`` and ``cell_ranger``, counts for ``seurat_v3``.
+        Annotated matrix (n_obs, n_vars): logarithmised for ``seurat`` and ``cell_ranger``, counts for the others.
     layer
         Layer to use instead of X.
     n_top_genes
-        Number of genes to keep; required in effect by ``seurat_v3`` (2,000 if None), else instead of the cut-offs.
+        Number of genes to keep; required by ``pearson_residuals`` and in effect by ``seurat_v3`` (2,000 if None), else
+        instead of the cut-offs.
     min_disp, max_disp, min_mean, max_mean
         Cut-offs of the normalised dispersion and the mean; not used with ``n_top_genes``.
     span
@@ -55,7 +61,8 @@ def highly_variable_genes(
     n_bins
         Bins of means (``seurat``).
     flavor
-        ``seurat``, ``cell_ranger``, ``seurat_v3`` or ``seurat_v3_paper``.
+        ``seurat``, ``cell_ranger``, ``seurat_v3``, ``seurat_v3_paper`` or ``pearson_residuals`` (scanpy's
+        ``experimental.pp``).
     subset
         Keep only the chosen genes.
     inplace
@@ -63,7 +70,12 @@ def highly_variable_genes(
     batch_key
         Column of obs: genes are chosen in every batch alone and the choices are joined.
     check_values
-        Warn if counts are not integers (``seurat_v3``); checked in the same pass.
+        Warn if counts are not integers (all flavors of counts); checked in the same pass.
+    theta, clip
+        Overdispersion of the model and bound of its residuals (``pearson_residuals``; None: the root of the number of
+        cells of a batch. scanpy 1.11 keeps the first batch's bound for all).
+    chunksize
+        Genes whose residuals are looked at together (``pearson_residuals``).
 
     Returns
     -------
@@ -72,46 +84,55 @@ def highly_variable_genes(
     Writes
     ------
     var ``highly_variable``, ``means``, ``dispersions``, ``dispersions_norm``; for ``seurat_v3`` ``variances``,
-    ``variances_norm``, ``highly_variable_rank``; with ``batch_key`` ``highly_variable_nbatches`` and
+    ``variances_norm``, ``highly_variable_rank``; for ``pearson_residuals`` ``variances``, ``residual_variances``,
+    ``highly_variable_rank``; with ``batch_key`` ``highly_variable_nbatches`` and
     ``highly_variable_intersection``; uns ``hvg``.
 
-    Passes: 1; ``seurat_v3`` 2. Any number of batches costs no more. Memory: 24 bytes per gene, batch and thread.
+    Passes: 1; ``seurat_v3`` and ``pearson_residuals`` 2. Any number of batches costs no more.
+    Memory: 24 bytes per gene, batch and thread; ``pearson_residuals`` 40.
 
     Raises
     ------
     InputError
         An option that the flavor does not have, or values that are not finite.
     """
-    v3 = flavor in ("seurat_v3", "seurat_v3_paper")
-    if flavor not in ("seurat", "cell_ranger", "seurat_v3", "seurat_v3_paper"):
-        raise InputError(f"flavor={flavor!r}", "'seurat', 'cell_ranger', 'seurat_v3' or 'seurat_v3_paper'")
+    v3, residuals = flavor in ("seurat_v3", "seurat_v3_paper"), flavor == "pearson_residuals"
+    if flavor not in _FLAVORS:
+        raise InputError(f"flavor={flavor!r}", f"one of: {', '.join(_FLAVORS)}")
     if n_top_genes is not None and n_top_genes < 1:
         raise InputError(f"n_top_genes={n_top_genes}", f"a number from 1 to {adata.n_vars}")
     cutoffs = {"min_disp": min_disp, "max_disp": max_disp, "min_mean": min_mean, "max_mean": max_mean}
     changed = [k for k, v in cutoffs.items() if v != _CUTOFFS[k]]
-    if changed and (v3 or n_top_genes is not None):
-        reason = f"flavor={flavor!r}" if v3 else "n_top_genes"
+    if changed and (v3 or residuals or n_top_genes is not None):
+        reason = f"flavor={flavor!r}" if v3 or residuals else "n_top_genes"
         raise InputError(f"{', '.join(changed)} together with {reason}", "either a number of genes or cut-offs")
-    if v3 and n_bins != 20:
-        raise InputError(f"n_bins={n_bins} with flavor={flavor!r}", "no bins: it fits a curve", "drop n_bins")
+    if (v3 or residuals) and n_bins != 20:
+        raise InputError(f"n_bins={n_bins} with flavor={flavor!r}", "no bins: it has none", "drop n_bins")
     if not v3 and span != 0.3:
         raise InputError(f"span={span} with flavor={flavor!r}", "a span only with seurat_v3", "drop span")
-    if v3:
+    model = {"theta": theta, "clip": clip, "chunksize": chunksize}
+    if not residuals and model != {"theta": 100, "clip": None, "chunksize": 1000}:
+        raise InputError(
+            f"{', '.join(model)} with flavor={flavor!r}", "a model only with pearson_residuals", "drop them"
+        )
+    if residuals:
+        table = _by_residuals(adata, layer, n_top_genes, batch_key, check_values, theta, clip, chunksize)
+    elif v3:
         table = _by_curve(adata, layer, n_top_genes or 2000, span, flavor, batch_key, check_values)
     else:
         table = _by_bins(adata, layer, n_top_genes, cutoffs, n_bins, flavor, batch_key)
     if not inplace:
         return table[table["highly_variable"]] if subset else table
-    _write(adata, table, flavor)
+    _write(adata, table, {"flavor": flavor, "computed_on": layer or "adata.X"} if residuals else {"flavor": flavor})
     if subset:
         slots.subset(adata, "var", table["highly_variable"].to_numpy())
     return None
 
 
-def _write(adata: AnnData, table: pd.DataFrame, flavor: str) -> None:
+def _write(adata: AnnData, table: pd.DataFrame, uns: dict[str, str]) -> None:
     if "dispersions_norm" in table:
         table = table.assign(dispersions_norm=table["dispersions_norm"].astype(np.float32))
-    writes: dict[tuple[str, str], Any] = {("uns", "hvg"): {"flavor": flavor}}
+    writes: dict[tuple[str, str], Any] = {("uns", "hvg"): uns}
     writes |= {("var", str(c)): table[c].to_numpy() for c in table}
     slots.write(adata, writes, writer="pp.highly_variable_genes")
 
@@ -182,3 +203,38 @@ def _by_curve(
         index=get.names(adata, "var"),
     )
     return table if batch_key is not None else table.drop(columns="highly_variable_nbatches")
+
+
+def _by_residuals(
+    adata: AnnData,
+    layer: str | None,
+    n_top_genes: int | None,
+    batch_key: str | None,
+    check_values: bool,
+    theta: float,
+    clip: float | None,
+    chunksize: int,
+) -> pd.DataFrame:
+    check_model(theta, clip)
+    if n_top_genes is None:
+        raise InputError("flavor='pearson_residuals' without n_top_genes", "a number of genes", "n_top_genes=2000")
+    if chunksize < 1:
+        raise InputError(f"chunksize={chunksize}", "a number of genes from 1")
+    codes, names = get.batches(adata, batch_key)
+    x = get.matrix(adata, layer)
+    found = pearson.residual_variances(x, codes, len(names), float(theta), clip, chunksize)
+    wrong = qc.not_counts(x) if check_values else None
+    if wrong:
+        warnings.warn(f"flavor='pearson_residuals' expects counts, but found {wrong}", CountsWarning, stacklevel=3)
+    whole = hvg.whole(found.moments)
+    table = tables.seurat_v3_table(
+        whole.mean[0],
+        variance(whole)[0],
+        found.residual,
+        n_top_genes=n_top_genes,
+        flavor="seurat_v3_paper",  # of genes chosen in as many batches, those of the best median rank
+        index=get.names(adata, "var"),
+    ).rename(columns={"variances_norm": "residual_variances"})
+    if batch_key is None:
+        return table.drop(columns="highly_variable_nbatches")
+    return table.assign(highly_variable_intersection=table["highly_variable_nbatches"] == len(names))

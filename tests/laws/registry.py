@@ -170,6 +170,10 @@ CASES = (
     Case(_PCA, 1, 3, logged, {"n_comps": 5, "svd_solver": "incremental", "chunk_size": 20, "dtype": "float64"}),
     Case(_REGRESS, 1, 1, logged, {"keys": ["depth", "load"]}, dense=True),
     Case(_REGRESS, 1, 1, logged, {"keys": "batch", "layer": "spare"}, dense=True),
+    Case(_HVG, 2, 2, counts, {"flavor": "pearson_residuals", "n_top_genes": 20}),
+    Case(_HVG, 2, 2, counts, {"flavor": "pearson_residuals", "n_top_genes": 20, "batch_key": "batch", "theta": 10}),
+    Case("pp.normalize_pearson_residuals", 1, 1, counts, dense=True),
+    Case("pp.normalize_pearson_residuals", 1, 1, counts, {"layer": "spare", "clip": 3.0}, dense=True),
     Case("pp.scale", 1, 1, logged, {"max_value": 2.0}, dense=True),
     Case("pp.scale", 1, 1, logged, {"zero_center": False, "layer": "spare"}),
     Case("pp.scale", 1, 1, logged, {"mask_obs": "kept"}, dense=True),
@@ -232,4 +236,7 @@ ABSENT = {
 # Parameters whose default is another one.
 OTHER_DEFAULTS = {"tl.louvain": {"flavor"}}  # scanpy's needs the package louvain
 # Parameters that scanpy does not have.
-OWN = {"pp.neighbors": {"compact", "min_recall"}}
+OWN = {
+    "pp.highly_variable_genes": {"theta", "clip", "chunksize"},  # of scanpy's experimental.pp
+    "pp.neighbors": {"compact", "min_recall"},
+}

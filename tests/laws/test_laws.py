@@ -278,8 +278,8 @@ def test_signature__has_scanpys_names_and_defaults(name: str) -> None:
 
     module, function = name.split(".")
     ours = inspect.signature(public()[name]).parameters
-    home = getattr(sc, module)
-    theirs = inspect.signature(getattr(home if hasattr(home, function) else getattr(sce, module), function)).parameters
+    homes = [getattr(package, module) for package in (sc, sce, sc.experimental) if hasattr(package, module)]
+    theirs = inspect.signature(next(getattr(h, function) for h in homes if hasattr(h, function))).parameters
     assert set(ours) - set(theirs) == OWN.get(name, set())
     assert set(theirs) - set(ours) == ABSENT.get(name, set())
     for key in (set(ours) & set(theirs)) - OTHER_DEFAULTS.get(name, set()):

@@ -16,7 +16,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import sc_dask.array
-from sc_dask.array import aggregate, components, genes, gram, hvg, krylov, logistic, normalize, qc, regress_out, score
+from sc_dask.array import (
+    aggregate,
+    components,
+    genes,
+    gram,
+    hvg,
+    krylov,
+    logistic,
+    normalize,
+    pearson,
+    qc,
+    regress_out,
+    score,
+)
 from sc_dask.array.blocks import Reduction
 from sc_dask.kernels.regress_out import correct
 from sc_dask.testing import count_matrices, row_bounds
@@ -89,6 +102,11 @@ MERGES = {
         sparse_only=True,
     ),
     "aggregate.SUMS": Merge(aggregate.SUMS, groups, lambda x: {"n_groups": N_GROUPS, "depth": 4}),
+    "pearson.CHANGES": Merge(
+        pearson.CHANGES,
+        lambda x: (np.asarray(x.sum(axis=1), np.float64).ravel(), (np.arange(x.shape[0]) % 3).astype(np.int32)),
+        lambda x: {"share": np.full((3, x.shape[1]), 0.1), "theta": 100.0, "clip": np.array([0.5, 2.0, 9.0])},
+    ),
     "krylov.TIMES_GRAM": Merge(krylov.TIMES_GRAM, const=lambda x: {"basis": basis(x)}),
     "components.SCORES": Merge(
         components.SCORES,

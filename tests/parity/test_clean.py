@@ -81,3 +81,22 @@ def test_clean__components_are_scanpys_and_labels_the_published(
             sd.tl.leiden(ours, resolution=0.9, random_state=seed, **options)
         agreement.append(adjusted_rand_score(published, ours.obs["leiden"]))
     assert np.median(agreement) >= 0.88  # 0.915 here; scanpy's own 0.916
+
+
+def test_pearson__genes_and_residuals_are_scanpys(pbmc3k_filtered: ad.AnnData) -> None:
+    import scanpy as sc
+
+    ours, theirs = lazy(pbmc3k_filtered, 5), pbmc3k_filtered
+    sd.pp.highly_variable_genes(ours, flavor="pearson_residuals", n_top_genes=1000)
+    sc.experimental.pp.highly_variable_genes(theirs, flavor="pearson_residuals", n_top_genes=1000)
+    assert source_of(ours).passes == 2
+    for c in ("means", "variances", "residual_variances", "highly_variable_rank"):
+        np.testing.assert_allclose(ours.var[c], theirs.var[c], rtol=2e-5, err_msg=c)
+    assert list(ours.var["highly_variable"]) == list(theirs.var["highly_variable"])
+    ours, theirs = (x[:, x.var["highly_variable"]].copy() for x in (ours, theirs))
+    sd.pp.normalize_pearson_residuals(ours)
+    sc.experimental.pp.normalize_pearson_residuals(theirs)
+    for pp, x in ((sd.pp, ours), (sc.pp, theirs)):
+        pp.pca(x, n_comps=20)
+    np.testing.assert_allclose(ours.X.compute(), theirs.X, rtol=1e-4, atol=1e-4)
+    assert np.abs((ours.varm["PCs"] * theirs.varm["PCs"]).sum(axis=0)).min() > 0.9999
