@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from sc_dask import cluster, config, datasets, errors, get, io, log, metrics, pipeline, pp, tl
     from sc_dask.io.convert import convert
+    from sc_dask.io.model import read_model
     from sc_dask.io.read import read
     from sc_dask.io.write import write
     from sc_dask.together import batch
@@ -30,6 +31,7 @@ __all__ = [
     "pipeline",
     "pp",
     "read",
+    "read_model",
     "tl",
     "write",
 ]
@@ -38,6 +40,7 @@ _FUNCTIONS = {
     "batch": "sc_dask.together",
     "convert": "sc_dask.io.convert",
     "read": "sc_dask.io.read",
+    "read_model": "sc_dask.io.model",
     "write": "sc_dask.io.write",
 }
 

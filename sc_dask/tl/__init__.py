@@ -17,8 +17,11 @@ from sc_dask.tl.rank import rank_genes_groups
 from sc_dask.tl.transfer import transfer_labels
 from sc_dask.tl.markers import filter_rank_genes_groups, marker_gene_overlap
 from sc_dask.tl.score import score_genes, score_genes_cell_cycle
+from sc_dask.tl.train import train_annotation
+from sc_dask.tl.annotate import annotate
 
 __all__ = [
+    "annotate",
     "diffmap",
     "dpt",
     "draw_graph",
@@ -31,6 +34,7 @@ __all__ = [
     "rank_genes_groups",
     "score_genes",
     "score_genes_cell_cycle",
+    "train_annotation",
     "transfer_labels",
     "umap",
 ]

@@ -14,6 +14,7 @@ import pandas as pd
 import scipy.sparse as sp
 
 import sc_dask as sd
+from sc_dask.io.model import AnnotationModel
 
 N_OBS, N_VARS = 90, 60
 MODULES: dict[str, ModuleType] = {"pp": sd.pp, "tl": sd.tl}
@@ -115,6 +116,8 @@ class Case:
     ``passes`` is the most often that any row of X is read, ``computes`` the number of graphs that are run;
     ``exact`` says that every number is made of integers alone and does not change by a bit, ``dense`` that the matrix
     becomes dense. ``made`` are arguments that are made anew for every call (a reference).
+    ``exact`` says that every number is made of integers alone and does not change by a bit. ``made`` are arguments that
+    are made anew for every call (a reference). What ``returns`` says is returned instead of written is compared too.
     """
 
     function: str
@@ -125,6 +128,7 @@ class Case:
     exact: bool = False
     made: dict[str, Callable[[], Any]] = field(default_factory=dict)
     dense: bool = False
+    returns: bool = False
 
     @property
     def id(self) -> str:
@@ -136,12 +140,25 @@ class Case:
         return self.start in (counts, logged, ranked) and self.function != "tl.marker_gene_overlap"
 
     def run(self, adata: ad.AnnData) -> ad.AnnData:
-        public()[self.function](adata, **{k: make() for k, make in self.made.items()}, **self.kwargs)
+        made = {k: make() for k, make in self.made.items()}
+        returned = public()[self.function](adata, **made, **self.kwargs)
+        if self.returns:
+            adata.uns["returned"] = vars(returned)
         return adata
 
 
-_REF = {"adata_ref": reference}
+@functools.cache
+def model() -> AnnotationModel:
+    """A model of the three groups, of half of the genes and two more."""
+    rng = np.random.default_rng(1)
+    genes = [*(f"gene{i}" for i in range(0, N_VARS, 2)), "lost", "gone"]
+    mean, scale = rng.random((2, len(genes))) + 0.5
+    return AnnotationModel(rng.normal(size=(3, len(genes))), np.zeros(3), np.array(list("abc")), genes, mean, scale)
+
+
+_REF, _MODEL = {"adata_ref": reference}, {"model": model}
 _QC, _FC, _FG = "pp.calculate_qc_metrics", "pp.filter_cells", "pp.filter_genes"
+_ANNOTATE, _TRAIN = "tl.annotate", "tl.train_annotation"
 _NT, _HVG, _PCA, _RANK = "pp.normalize_total", "pp.highly_variable_genes", "pp.pca", "tl.rank_genes_groups"
 _REGRESS = "pp.regress_out"
 _SCORE, _TWO_SETS = "tl.score_genes", {"x": ["gene1", "gene5", "gene40"], "y": [f"gene{i}" for i in range(10, 16)]}
@@ -218,13 +235,25 @@ CASES = (
     Case("tl.dpt", 0, 0, rooted),
     Case("tl.dpt", 0, 0, rooted, {"n_branchings": 1}),
     Case("tl.ingest", 1, 1, logged, {"obs": "group"}, made=_REF),
+    Case(_ANNOTATE, 1, 1, logged, made=_MODEL),
+    Case(
+        _ANNOTATE,
+        1,
+        1,
+        logged,
+        {"mode": "prob match", "keep": ["decisions", "probabilities"], "majority_voting": True, "key_added": "mine"}
+        | {"over_clustering": "batch", "check_expression": False, "layer": "spare"},
+        made=_MODEL,
+    ),
+    Case(_TRAIN, 1, 1, logged, {"labels": "group", "description": {"date": "today"}}, returns=True),
+    Case(_TRAIN, 1, 1, logged, {"labels": "group", "method": "sgd", "n_top_genes": 9, "epochs": 2}, returns=True),
     Case("tl.transfer_labels", 0, 0, reduced, {"obs": ["group", "depth"], "key_added": ["kind", "sum"]}, made=_REF),
 )
 READING = tuple(c for c in CASES if c.reads)
 KEEPING = {"pp.sample", "pp.subsample"}  # they keep some cells or genes of every slot and write none
 
 # Functions that scanpy does not have.
-OURS = {"tl.transfer_labels"}
+OURS = {"tl.annotate", "tl.train_annotation", "tl.transfer_labels"}
 # Parameters of scanpy that are left out, and why.
 ABSENT = {
     "pp.calculate_qc_metrics": {"parallel"},  # deprecated, without effect
