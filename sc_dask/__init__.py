@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from sc_dask import cluster, config, datasets, errors, get, io, log, metrics, pipeline, pp, tl
+    from sc_dask.io.concat import concat
     from sc_dask.io.convert import convert
     from sc_dask.io.model import read_model
     from sc_dask.io.read import read
@@ -20,6 +21,7 @@ __version__ = "0.1.0"
 __all__ = [
     "batch",
     "cluster",
+    "concat",
     "config",
     "convert",
     "datasets",
@@ -38,6 +40,7 @@ __all__ = [
 
 _FUNCTIONS = {
     "batch": "sc_dask.together",
+    "concat": "sc_dask.io.concat",
     "convert": "sc_dask.io.convert",
     "read": "sc_dask.io.read",
     "read_model": "sc_dask.io.model",

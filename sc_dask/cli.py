@@ -8,7 +8,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn
 
 import click
 
@@ -279,21 +279,62 @@ def convert(
         raise InputError(
             f"--option {min(reserved & set(options or {}))}", "an option of the format", "sc-dask convert --help"
         )
+    with _overwrite_as_option(), progress.display() as listener, log.stage("convert", listener):
+        made = run_convert(
+            source, out, storage_options=for_source, out_storage_options=for_out, overwrite=overwrite, **(options or {})
+        )
+    click.echo(f"{out}: {made.n_obs:,} cells x {made.n_vars:,} genes")
+
+
+@contextlib.contextmanager
+def _overwrite_as_option() -> Iterator[None]:
+    """Name the option of the command line where an error names that of Python."""
     try:
-        with progress.display() as listener, log.stage("convert", listener):
-            made = run_convert(
-                source,
-                out,
-                storage_options=for_source,
-                out_storage_options=for_out,
-                overwrite=overwrite,
-                **(options or {}),
-            )
+        yield
     except StoreError as err:
         if err.fix and "overwrite=True" in err.fix:
             raise StoreError(err.found, err.expected, err.fix.replace("overwrite=True", "--overwrite")) from err
         raise
-    click.echo(f"{out}: {made.n_obs:,} cells x {made.n_vars:,} genes")
+
+
+@main.command()
+@click.argument("sources", nargs=-1, required=True, metavar="INPUT...")
+@click.option("--out", required=True, metavar="OUT.zarr", help="The store to make; a path or URL.")
+@click.option("--join", type=click.Choice(["inner", "outer"]), default="inner", show_default=True,
+              help="Genes that all have, or that any has.")  # fmt: skip
+@click.option("--label", metavar="NAME", help="Column of obs that tells where a cell comes from.")
+@click.option("--keys", metavar="A,B,...", help="A name for each INPUT [0,1,...].")
+@click.option("--index-unique", metavar="SEP", help="Join cell names and keys by SEP: AAAC-A.")
+@click.option("--overwrite", is_flag=True, help="Replace OUT if it is there.")
+@_storage_option()
+def concat(
+    sources: tuple[str, ...],
+    out: str,
+    join: Literal["inner", "outer"],
+    label: str | None,
+    keys: str | None,
+    index_unique: str | None,
+    overwrite: bool,
+    storage_options: dict[str, Any] | None,
+) -> None:
+    """Write the cells of all INPUTs (AnnData zarr, h5ad) below each other to a sharded zarr store."""
+    from sc_dask import log
+    from sc_dask.io.concat import concat as joined
+    from sc_dask.io.write import write
+    from sc_dask.pipeline import progress
+
+    *for_sources, for_out = _options_for(storage_options, *sources, out)
+    adata = joined(
+        sources,
+        join=join,
+        label=label,
+        keys=keys.split(",") if keys else None,
+        index_unique=index_unique,
+        storage_options=next((o for o in for_sources if o), None),
+    )
+    with _overwrite_as_option(), progress.display() as listener, log.stage("concat", listener):
+        write(adata, out, storage_options=for_out, overwrite=overwrite, narrow=True)
+    click.echo(f"{out}: {adata.n_obs:,} cells x {adata.n_vars:,} genes")
 
 
 @main.command()

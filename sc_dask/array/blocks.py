@@ -34,7 +34,7 @@ from sc_dask.kernels.csr import canonical
 S = TypeVar("S")
 T = TypeVar("T")
 
-_RECENT: OrderedDict[str, RowBlocks] = OrderedDict()  # AnnData's views strip subclasses; names find them again
+_RECENT: OrderedDict[str, RowBlocks] = OrderedDict()  # AnnData's views strip subclasses: names find facts again
 _N_RECENT = 16
 
 
@@ -288,7 +288,8 @@ def from_array(x: Any) -> RowBlocks:
     if isinstance(x, da.Array):
         if x.name in _RECENT:
             return _RECENT[x.name]
-        return _from_dask(x)
+        made = getattr(x.dask, "layers", {}).get(x.name)
+        return RowBlocks(made._expr) if isinstance(made, _ExprLayer) else _from_dask(x)
     budget = config.n_bytes("block-bytes")
     assert budget is not None
     token = f"memory-{tokenize(object())}"  # its values may change: never taken for another's

@@ -15,6 +15,7 @@ from dask.base import tokenize
 from sc_dask.array.chunks import cut_finer, default_block_bytes
 from sc_dask.array.source import METER, Block, BlockSource
 from sc_dask.errors import InputError
+from sc_dask.kernels.concat import place_cols, place_lookup
 from sc_dask.kernels.csr import col_lookup, take_cols, take_rows
 
 Vector = np.ndarray
@@ -99,12 +100,29 @@ class Step:
         """True when a choice of columns may move before this step without changing the result."""
         return self.columnwise and all(r.values is not None for r in self.rows)
 
+    @property
+    def keeps_row_nnz(self) -> bool:
+        """True when a row of a csr block has as many stored values afterwards as before."""
+        return self.keeps_pattern
+
 
 @dataclass(frozen=True, eq=False)
 class ColumnPick(Step):
-    """The step that keeps some columns, in a given order."""
+    """The step that keeps some columns, in a given order; -1 stands for a new column of ``fill``."""
 
     cols: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
+    fill: float = 0
+
+    @property
+    def keeps_row_nnz(self) -> bool:
+        """True when every column is kept and none is filled."""
+        lookup = self.const["lookup"]
+        return self.fill == 0 and lookup is not None and bool((lookup >= 0).all())
+
+    def picked(self, cols: np.ndarray, n_below: int) -> ColumnPick:
+        """Return the step that does this pick of ``n_below`` columns and then another."""
+        fill = self.fill if self.kernel is place_cols else None
+        return column_pick(self.cols[cols], n_below, self.dtype, self.is_sparse, fill)
 
 
 def _pick_columns(block: Block, *, lookup: np.ndarray | None, cols: np.ndarray) -> Block:
@@ -114,10 +132,20 @@ def _pick_columns(block: Block, *, lookup: np.ndarray | None, cols: np.ndarray) 
     return take_cols(block, lookup, len(cols))
 
 
-def column_pick(cols: np.ndarray, n_vars: int, dtype: np.dtype[Any], is_sparse: bool) -> ColumnPick:
-    """Return the step that keeps ``cols`` (positions) of ``n_vars`` columns."""
-    const = {"lookup": col_lookup(cols, n_vars), "cols": cols}
-    return ColumnPick(_pick_columns, f"cols-{tokenize(cols)}", dtype, len(cols), is_sparse, const=const, cols=cols)
+def column_pick(
+    cols: np.ndarray, n_vars: int, dtype: np.dtype[Any], is_sparse: bool, fill: float | None = None
+) -> ColumnPick:
+    """Return the step that keeps ``cols`` (positions) of ``n_vars`` columns.
+
+    With ``fill``, -1 among ``cols`` is a new column of that value, and values become ``dtype``.
+    """
+    if fill is None:
+        const = {"lookup": col_lookup(cols, n_vars), "cols": cols}
+        return ColumnPick(_pick_columns, f"cols-{tokenize(cols)}", dtype, len(cols), is_sparse, const=const, cols=cols)
+    lookup = place_lookup(cols, n_vars)
+    filled: dict[str, Any] = {"lookup": lookup, "cols": cols, "fill": fill, "dtype": dtype}
+    token = f"cols-{tokenize(cols, fill, dtype.str)}"
+    return ColumnPick(place_cols, token, dtype, len(cols), is_sparse, const=filled, cols=cols, fill=fill)
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,12 +158,16 @@ class Plan:
 
 @dataclass(frozen=True, eq=False)
 class BlockArgs:
-    """What one task needs besides the plan: source rows, which of them stay, and its slice of each row vector."""
+    """What one task needs besides the plan: source rows, which of them stay, and its slice of each row vector.
+
+    ``given`` is what a source made of others (`sc_dask.array.concat`) has its task take along.
+    """
 
     start: int
     stop: int
     rows: np.ndarray | None
     vectors: tuple[tuple[np.ndarray | None, ...], ...]
+    given: Any = None
 
 
 Found = dict[tuple[int, int], Vector]  # row vectors that had to be taken from a block, by (step, position)
@@ -152,7 +184,8 @@ def read_block(plan: Plan, args: BlockArgs, block: Block | None = None) -> Block
     if block is None:
         if plan.source is None:
             raise ValueError("a plan without a source needs its block")
-        block = plan.source.read(args.start, args.stop)
+        source: Any = plan.source
+        block = source.read(args.start, args.stop) if args.given is None else source.join(args.given)
     else:
         METER.add(rows=args.stop - args.start)
     return block if args.rows is None else take_rows(block, args.rows)
@@ -216,6 +249,11 @@ class Expr:
     def n_blocks(self) -> int:
         return len(self.bounds) - 1
 
+    @property
+    def n_source_rows(self) -> int:
+        """Rows that stand behind, picked or not: what a whole pass reads."""
+        return int(getattr(self.source, "n_source_rows", self.source.shape[0]))
+
     def token(self) -> str:
         """A name that is the same for the same result cut the same way."""
         return tokenize(self.source.token, self.bounds, self.rows, [s.token for s in self.steps])
@@ -223,20 +261,24 @@ class Expr:
     def plan(self) -> Plan:
         """Return what all blocks share."""
         kernels = tuple((s.kernel, dict(s.const), tuple((r.kernel, r.const) for r in s.rows)) for s in self.steps)
-        return Plan(self.source, kernels)
+        source = self.source.shared() if hasattr(self.source, "shared") else self.source
+        return Plan(source, kernels)
 
     def args(self, start: int, stop: int) -> BlockArgs:
         """Return what the task for rows ``start:stop`` of the result needs."""
         vectors = tuple(tuple(None if (v := r.values) is None else v[start:stop] for r in s.rows) for s in self.steps)
         if self.rows is None or start == stop:
-            return BlockArgs(start, stop, None, vectors)
+            return BlockArgs(start, stop, None, vectors, self._given(start, stop))
         picked = self.rows[start:stop]
         lo, hi = int(picked[0]), int(picked[-1]) + 1
         if hasattr(self.source, "align"):  # a source that hands out whole blocks only
             lo, hi = self.source.align(lo, hi)
         all_once = hi - lo == stop - start and bool((np.diff(picked) == 1).all())
         local = None if all_once else (picked - lo).astype(np.int32)
-        return BlockArgs(lo, hi, local, vectors)
+        return BlockArgs(lo, hi, local, vectors, self._given(lo, hi))
+
+    def _given(self, start: int, stop: int) -> Any:
+        return self.source.given(start, stop) if hasattr(self.source, "given") else None
 
     def pick_rows(self, positions: np.ndarray) -> Expr:
         """Keep rows at increasing positions, repeats allowed; blocks stay where they were, empty ones go."""
@@ -254,9 +296,11 @@ class Expr:
             at -= 1
         before, after = self.steps[:at], self.steps[at:]
         if before and isinstance(before[-1], ColumnPick):
-            cols, before = before[-1].cols[cols], before[:-1]
-        below = Expr(self.source, self.bounds, self.rows, before)
-        step = column_pick(cols, below.shape[1], below.dtype, below.is_sparse)
+            last, before = before[-1], before[:-1]
+            step = last.picked(cols, replace(self, steps=before).shape[1])
+        else:
+            below = replace(self, steps=before)
+            step = column_pick(cols, below.shape[1], below.dtype, below.is_sparse)
         return replace(self, steps=(*before, step, *(s.of_columns(cols) for s in after)))._fitted()
 
     def then(self, step: Step) -> Expr:

@@ -183,7 +183,8 @@ def graph(
     last: list[Any] = [None] * n_lanes
     for i in range(expr.n_blocks):
         start, stop = int(expr.bounds[i]), int(expr.bounds[i + 1])
-        args = tuple(x.expr.args(start, stop) for x in xs)
+        first, *others = (x.expr.args(start, stop) for x in xs)
+        args = (first, *(replace(a, given=None) for a in others))  # rows are made once
         vectors = tuple(tuple(tuple(r[start:stop] for r in of_one) for of_one in of_x) for of_x in rows)
         key, lane = (name, i), i % n_lanes
         task: tuple[Any, ...] = (step, last[lane], f"{name}-recipe", i, Item(args), Item(vectors))

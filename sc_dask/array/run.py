@@ -87,7 +87,7 @@ def _one_pass(xs: Sequence[RowBlocks], lazies: list[list[Lazy[Any]]], label: str
     name = _new_name(label)
     dsk = passes.graph(name, xs, recipe, [[z.rows for z in of_x] for of_x in lazies], n_lanes)
     carry: passes.Carry = _execute(dsk, name, f"{name}-end", n_blocks, label, n_lanes)
-    _record(carry.rows, carry.n_bytes, carry.rss, source.shape[0])
+    _record(carry.rows, carry.n_bytes, carry.rss, xs[0].expr.n_source_rows)
     passes.keep_found(xs, carry)
     return passes.answers(recipe, carry)
 

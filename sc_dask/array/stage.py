@@ -21,6 +21,7 @@ import scipy.sparse as sp
 from sc_dask import config
 from sc_dask.array import run
 from sc_dask.array.blocks import Lazy, RowBlocks, ahead, each_block, from_source
+from sc_dask.array.concat import sources
 from sc_dask.array.expr import Step
 from sc_dask.array.source import METER, Block, MemorySource
 from sc_dask.errors import StoreError
@@ -102,7 +103,7 @@ class StagedSource:
 
 def possible(x: RowBlocks) -> bool:
     """Tell whether laying X aside is worth it and every worker could read it back."""
-    if isinstance(x.expr.source, MemorySource | StagedSource):
+    if all(isinstance(s, MemorySource | StagedSource) for s in sources(x.expr)):
         return False
     return run.client() is None or config.get("work-dir") is not None
 

@@ -15,6 +15,8 @@ import scipy.sparse as sp
 
 from sc_dask.array import run
 from sc_dask.array.blocks import RowBlocks, each_block
+from sc_dask.array.concat import ConcatSource
+from sc_dask.array.expr import Expr
 from sc_dask.array.source import Block, MemorySource
 from sc_dask.kernels.csr import nnz_per_row
 
@@ -84,11 +86,16 @@ def known_row_nnz(x: RowBlocks) -> np.ndarray | None:
     They may be too many where stored rows hold a column twice, and too few where zeros are stored; never both, so that
     the sum over a block tells.
     """
-    facts, source = x.facts.rows.get("n_genes"), x.expr.source
     if not x.expr.is_sparse:
         return None
-    if not all(step.keeps_pattern for step in x.expr.steps):
-        return facts
+    found = _stored_row_nnz(x.expr)
+    return x.facts.rows.get("n_genes") if found is None else found
+
+
+def _stored_row_nnz(expr: Expr) -> np.ndarray | None:
+    source: Any = expr.source
+    if not source.is_sparse or not all(step.keeps_row_nnz for step in expr.steps):
+        return None
     if isinstance(source, MemorySource):
         csr: Any = source.x
         row_nnz = np.diff(csr.indptr).astype(np.int64)
@@ -96,9 +103,15 @@ def known_row_nnz(x: RowBlocks) -> np.ndarray | None:
         row_nnz = np.diff(source.opened().rows(0, source.shape[0]))
     elif hasattr(source, "row_nnz"):
         row_nnz = source.row_nnz()
+    elif isinstance(source, ConcatSource):
+        parts = [_stored_row_nnz(part) for part in source.parts]
+        known = [p for p in parts if p is not None]
+        if len(known) < len(parts):
+            return None
+        row_nnz = np.concatenate(known)
     else:
-        return facts
-    return row_nnz if x.expr.rows is None else row_nnz[x.expr.rows]
+        return None
+    return row_nnz if expr.rows is None else row_nnz[expr.rows]
 
 
 def forecast(x: RowBlocks, *, narrow: bool, fractions: np.dtype[Any]) -> Forecast:

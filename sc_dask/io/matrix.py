@@ -304,7 +304,7 @@ def _run(func: Any, tasks: Sequence[ShardTask], x: RowBlocks, target: Target) ->
     if isinstance(x.expr.source, MemorySource):
         plan = Plan(None, plan.kernels)  # each task has its own rows; the whole matrix need not travel
     items = [(func, task) for task in tasks]
-    found = run.map_tasks(_attempt, items, shared=(plan, target), label="write", n_rows=x.expr.source.shape[0])
+    found = run.map_tasks(_attempt, items, shared=(plan, target), label="write", n_rows=x.expr.n_source_rows)
     for result in found:
         if isinstance(result, _Failed):
             raise result.error

@@ -21,6 +21,7 @@ from anndata.experimental.backed import Dataset2D
 from dask.array import Array as DaskArray
 
 from sc_dask.array.blocks import ForeignSource, RowBlocks, from_array
+from sc_dask.array.concat import sources
 from sc_dask.array.expr import Expr
 from sc_dask.errors import InputError
 from sc_dask.io import commit
@@ -253,7 +254,7 @@ def _exprs(adata: AnnData) -> Iterator[tuple[str, Expr]]:
 
 
 def _refuse_own_store(adata: AnnData, target: Location) -> None:
-    read_from = [(path, getattr(expr.source, "location", None)) for path, expr in _exprs(adata)]
+    read_from = [(path, getattr(s, "location", None)) for path, expr in _exprs(adata) for s in sources(expr)]
     for table in (adata.obs, adata.var):
         read_from += [(str(getattr(c, "path", "")), getattr(c, "location", None)) for c in lazy_columns(table)]
     for path, location in read_from:

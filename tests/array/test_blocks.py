@@ -117,6 +117,13 @@ def test_picks__out_of_order_are_left_to_dask(index: Any) -> None:
     np.testing.assert_array_equal(values(x), DENSE[index])
 
 
+def test_from_array__knows_its_own_among_any_number_whatever_class_they_lost() -> None:
+    stripped = [da.Array(x.dask, x.name, x.chunks, meta=x._meta) for x in (make()[:, [i % N_VARS]] for i in range(40))]
+    again = from_array(stripped[0])
+    assert type(stripped[0]) is da.Array and source_of(again).shape == DENSE.shape
+    np.testing.assert_array_equal(values(again), DENSE[:, [0]])
+
+
 def test_picks__repeated_and_reordered_columns() -> None:
     for cols in ([4, 1], [2, 2, 0], [-1, 0]):
         for kind in ("sparse", "dense"):

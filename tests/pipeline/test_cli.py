@@ -128,7 +128,24 @@ def test_convert__and_again(store: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "b.zarr").exists()
 
 
-@pytest.mark.parametrize("command", [[], ["run"], ["plan"], ["info"], ["convert"], ["demo"]])
+def test_concat__of_files_and_again(store: Path, tmp_path: Path) -> None:
+    other, out = tmp_path / "other.h5ad", tmp_path / "both.zarr"
+    counts = counts_in_memory(store)[:100, 50:].copy()
+    counts.write_h5ad(other)
+    command = ("concat", store, other, "--out", out, "--label", "from", "--keys", "a,b", "--index-unique", "-")
+    done = sc_dask(*command)
+    assert done.exit_code == 0, done.output
+    assert done.stdout.splitlines()[-1] == f"{out}: 520 cells x 250 genes"
+    made = ad.read_zarr(out)
+    assert made.obs["from"].value_counts().to_dict() == {"a": 420, "b": 100} and made.obs_names.is_unique
+    assert (made.X[420:] != counts.X).nnz == 0
+    assert "--overwrite" in said(sc_dask(*command))
+    assert sc_dask(*command, "--join", "outer", "--overwrite").stdout.endswith("520 cells x 300 genes\n")
+    assert "keys ['a'] for 2" in said(sc_dask("concat", store, other, "--out", out, "--keys", "a"))
+    assert "storage-option" in said(sc_dask("concat", store, other, "--out", out, "--storage-option", "anon=true"))
+
+
+@pytest.mark.parametrize("command", [[], ["run"], ["plan"], ["info"], ["convert"], ["concat"], ["demo"]])
 def test_help__names_the_arguments(command: list[str]) -> None:
     done = sc_dask(*command, "--help")
     assert done.exit_code == 0
