@@ -69,7 +69,7 @@ def map_cols(
         Given to every call, sent to a worker once.
 
     Passes: 1 the first time, then 0. Memory: a thread holds two blocks while the copy is made, later a tile of two
-    blocks (but at least one gene). Disk: 1 to 1.5 bytes a non-zero of counts.
+    blocks (but at least one gene). Disk: about 1 byte a non-zero of counts.
 
     An X in memory needs no copy. On a cluster the copy must be in a work-dir that all workers see; without one, X is
     read once to count, and again for every gibibyte of it.

@@ -97,7 +97,7 @@ def rank_genes_groups(
     missing values, so that it writes and reads back.
 
     Passes: 1 for any number of groups (``logreg``: as above); for ``wilcoxon`` 0 once its gene-major copy is made
-    (`sc_dask.array.genes`: 1 to 1.5 bytes of disk a non-zero of counts, in the option ``work-dir``, where a killed run
+    (`sc_dask.array.genes`: about 1 byte of disk a non-zero of counts, in the option ``work-dir``, where a killed run
     goes on). Memory: 24 bytes per gene, group and thread; for ``wilcoxon`` two blocks and 16 bytes a value of the
     longest gene per thread, and 24 bytes a cell.
 

@@ -161,6 +161,23 @@ def test_copy__a_killed_one_goes_on_with_whole_files(tmp_path: Path) -> None:
         assert source_of(x).times_read().tolist() == [1] * 7 + [0] * 23
 
 
+def centred(block: Any) -> Any:
+    return np.asarray(block.toarray() - 1.5, np.float32)
+
+
+def test_copy__of_dense_blocks_that_are_cut_finer_goes_on_too(tmp_path: Path) -> None:
+    with dask.config.set({"sc-dask.work-dir": str(tmp_path), "sc-dask.block-bytes": 400}):
+        x = map_rows(centred, counts(), is_sparse=False)
+        n_blocks = x.expr.n_blocks
+        assert n_blocks > 6
+        for _ in range(2):
+            np.testing.assert_array_equal(genes.map_cols(columns, x)[0], DENSE.T - 1.5)
+            (folder,) = tmp_path.iterdir()
+            for i in (1, n_blocks - 2):
+                (folder / f"{i}.genes").unlink(missing_ok=True)
+    assert 30 < source_of(x).rows_read < 60
+
+
 def test_copy__damage_is_told(tmp_path: Path) -> None:
     with dask.config.set({"sc-dask.work-dir": str(tmp_path)}):
         genes.map_cols(columns, counts())
