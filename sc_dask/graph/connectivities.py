@@ -17,7 +17,7 @@ from sc_dask.kernels import fuzzy
 _ROWS_A_TASK = 8192
 
 
-def umap(knn: KNN) -> sp.csr_matrix:
+def umap(knn: KNN, *, n_sure: float = 1.0, mix: float = 1.0) -> sp.csr_matrix:
     """Return UMAP's fuzzy graph (McInnes, Healy & Melville 2018), symmetric, float32, equal to umap-learn's.
 
     A cell's weight to a neighbour is ``exp(-(d - rho) / sigma)``, ``rho`` its nearest distance above 0, ``sigma`` such
@@ -29,6 +29,11 @@ def umap(knn: KNN) -> sp.csr_matrix:
     ----------
     knn
         ``n_obs x k`` neighbours, self first.
+    n_sure
+        Neighbours of each cell that weigh 1 (umap-learn's ``local_connectivity``).
+    mix
+        1: pairs of which either has the other; 0: of which each has the other, weight ``ab``; or between
+        (``set_op_mix_ratio``).
 
     Memory: 45 bytes per cell and neighbour.
     """
@@ -38,10 +43,27 @@ def umap(knn: KNN) -> sp.csr_matrix:
 
     def weigh(a: int) -> None:
         part = slice(a, a + _ROWS_A_TASK)
-        fuzzy.weights(knn.indices[part], knn.distances[part], a, target, mean, weights[part])
+        fuzzy.weights(knn.indices[part], knn.distances[part], a, target, mean, weights[part], n_sure)
 
     threaded(weigh, range(0, n_obs, _ROWS_A_TASK), config.n_threads())
-    return _joined(knn.indices, weights, fuzzy.UNION)
+    either = _joined(knn.indices, weights, fuzzy.UNION)
+    if mix == 1:
+        return either
+    own = _from_rows(weights, knn.indices)
+    mixed = (either * np.float32(mix) + own.multiply(own.T) * np.float32(1 - mix)).tocsr()
+    mixed.eliminate_zeros()
+    return _int32(mixed)
+
+
+def trimmed(graph: sp.csr_matrix, n_best: int) -> sp.csr_matrix:
+    """Return a symmetric graph with the pairs only that are among the ``n_best`` weights of both cells, or as high."""
+    least = np.zeros(graph.shape[0], graph.dtype)
+    fuzzy.least_of_best(graph.data, graph.indptr, n_best, least)
+    out = graph.copy()
+    rows = np.repeat(np.arange(len(least)), np.diff(graph.indptr))
+    out.data[graph.data < np.maximum(least[rows], least[graph.indices])] = 0
+    out.eliminate_zeros()
+    return out
 
 
 def _joined(indices: NDArray[np.int32], weights: NDArray[np.float32], how: int) -> sp.csr_matrix:

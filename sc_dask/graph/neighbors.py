@@ -186,7 +186,7 @@ def exact(
             found = list(pool.map(nearest, parts))
         distances, indices = (np.concatenate([f[i] for f in found]) for i in range(2))
     own = np.arange(x.shape[0]) if rows is None else rows
-    return _self_first(indices.astype(np.int32), distances.astype(np.float32), own)
+    return self_first(indices.astype(np.int32), distances.astype(np.float32), own)
 
 
 def measured_recall(
@@ -310,14 +310,14 @@ def _nn_descent(
     )
     indices = np.array(index.neighbor_graph[0][:, :k], dtype=np.int32)
     distances = np.array(index.neighbor_graph[1][:, :k], dtype=np.float32)
-    indices, distances = _self_first(indices, distances, np.arange(x.shape[0]))
+    indices, distances = self_first(indices, distances, np.arange(x.shape[0]))
     unfilled = np.flatnonzero((indices < 0).any(axis=1))
     if unfilled.size:
         indices[unfilled], distances[unfilled] = exact(x, k, unfilled, **options)
     return indices, distances
 
 
-def _self_first(
+def self_first(
     indices: NDArray[np.int32], distances: NDArray[np.float32], own: NDArray[np.intp]
 ) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
     """Move every row's own index to the front, at distance 0; a cell's duplicates can stand before or instead of it."""

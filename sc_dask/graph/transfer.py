@@ -178,6 +178,7 @@ def search(
     *,
     metric: str = "euclidean",
     min_recall: float = 0.95,
+    exact: bool = False,
     seed: int = 0,
     n_jobs: int = 1,
 ) -> Search:
@@ -195,6 +196,8 @@ def search(
         threads, each new cell once.
     metric
         ``euclidean``, ``cosine`` or ``correlation``.
+    exact
+        Compare all, however many.
 
     Memory: the reference twice and 12 bytes a new cell.
     """
@@ -205,7 +208,7 @@ def search(
         # of rows of length 1, half the squared distance is 1 - cosine
         use(rows, indices, distances if metric == "euclidean" else distances**2 / np.float32(2))
 
-    if len(reference) < EXACT_BELOW["euclidean"]:
+    if exact or len(reference) < EXACT_BELOW["euclidean"]:
         whole = _Whole.of(reference)
         begins = range(0, len(new), _ROWS_A_TASK)
         blocks = [np.arange(a, min(a + _ROWS_A_TASK, len(new))) for a in begins]

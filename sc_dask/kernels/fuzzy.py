@@ -20,7 +20,7 @@ _NONE = np.int32(2**31 - 1)  # beyond all columns
     nogil=True,
     cache=True,
 )
-def weights(indices, distances, first, target, mean_of_all, out):  # type: ignore[no-untyped-def]
+def weights(indices, distances, first, target, mean_of_all, out, n_sure=1.0):  # type: ignore[no-untyped-def]
     """Write UMAP's weights of a block of cells to their neighbours, equal to umap-learn's.
 
     Parameters
@@ -35,15 +35,23 @@ def weights(indices, distances, first, target, mean_of_all, out):  # type: ignor
         Mean distance over all cells.
     out
         ``n_rows x k``.
+    n_sure
+        Neighbours at a distance above 0 that weigh 1 (umap-learn's ``local_connectivity``); between whole numbers,
+        between their distances.
     """
     n_rows, k = distances.shape
+    whole = int(n_sure)
     for i in range(n_rows):
         row = distances[i]
-        rho = np.float32(0)
+        rho, last, n_seen = np.float32(0), np.float32(0), 0
         for j in range(k):
             if row[j] > 0:
-                rho = row[j]
-                break
+                n_seen += 1
+                if n_seen > whole:
+                    if n_sure - whole > _TOLERANCE:
+                        rho = np.float32(last + (n_sure - whole) * (row[j] - last))
+                    break
+                rho = last = row[j]
         lo, hi, mid = 0.0, _FLOAT_MAX, 1.0
         for _ in range(_N_STEPS):
             psum = 0.0
@@ -189,3 +197,11 @@ def jaccard(indices, begin, end, seen, out):  # type: ignore[no-untyped-def]
             for t in range(1, k):
                 shared += seen[indices[indices[i, j], t]] == i
             out[i, j] = shared / (2 * (k - 1) - shared)
+
+
+@nb.njit(nogil=True, cache=True)
+def least_of_best(data, indptr, n_best, out):  # type: ignore[no-untyped-def]
+    """Write the ``n_best``-th largest value of each row; 0 of rows that are not longer."""
+    for i in range(len(out)):
+        row = data[indptr[i] : indptr[i + 1]]
+        out[i] = np.sort(row)[len(row) - n_best] if len(row) > n_best else 0

@@ -19,9 +19,11 @@ from sc_dask.pp.harmony import harmony_integrate
 from sc_dask.pp.regress_out import regress_out
 from sc_dask.pp.scale import scale
 from sc_dask.pp.neighbors import neighbors
+from sc_dask.pp.bbknn import bbknn
 from sc_dask.pp.scrublet import scrublet
 
 __all__ = [
+    "bbknn",
     "calculate_qc_metrics",
     "combat",
     "downsample_counts",

@@ -35,6 +35,20 @@ def test_umap__equals_umap_learn(kind: str, k: int) -> None:
     np.testing.assert_allclose(ours.data, theirs.data, atol=1e-6, rtol=0)
 
 
+@pytest.mark.parametrize(("n_sure", "mix"), [(2.0, 1.0), (1.5, 0.25), (20.0, 0.0)])
+def test_umap__equals_umap_learn_with_its_options(n_sure: float, mix: float) -> None:
+    from umap.umap_ import fuzzy_simplicial_set
+
+    found = knn(points("duplicates"), 15)
+    theirs = fuzzy_simplicial_set(
+        sp.coo_matrix((400, 1)), 15, None, None, knn_indices=found.indices, knn_dists=found.distances,
+        local_connectivity=n_sure, set_op_mix_ratio=mix,
+    )[0]  # fmt: skip
+    ours = umap(found, n_sure=n_sure, mix=mix)
+    assert ours.dtype == np.float32
+    np.testing.assert_allclose(ours.toarray(), theirs.toarray(), atol=1e-6, rtol=0)
+
+
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("kind", ["plain", "duplicates"])
 def test_weights__are_a_symmetric_graph(method: str, kind: str) -> None:

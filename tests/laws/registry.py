@@ -213,6 +213,8 @@ CASES = (
     Case(_SCORE, 2, 2, logged, {"gene_list": ["gene1", "gene5", "gene40"], "ctrl_size": 5, "n_bins": 5}),
     Case(_SCORE, 2, 2, logged, {"gene_list": _TWO_SETS, "layer": "spare", "ctrl_as_ref": False, "score_name": "s"}),
     Case("tl.score_genes_cell_cycle", 2, 2, logged, {"s_genes": _TWO_SETS["x"], "g2m_genes": _TWO_SETS["y"]}),
+    Case("pp.bbknn", 0, 0, reduced),
+    Case("pp.bbknn", 0, 0, reduced, {"metric": "cosine", "trim": 5, "set_op_mix_ratio": 0.5, "local_connectivity": 2}),
     Case("pp.scrublet", 4, 4, counts, {"n_prin_comps": 5, "threshold": 0.3}),
     Case("pp.scrublet", 4, 6, counts, {"n_prin_comps": 5, "threshold": 0.3, "batch_key": "batch"}),
     Case("pp.neighbors", 0, 0, reduced, {"n_neighbors": 10}),
@@ -256,6 +258,9 @@ KEEPING = {"pp.sample", "pp.subsample"}  # they keep some cells or genes of ever
 OURS = {"tl.annotate", "tl.train_annotation", "tl.transfer_labels"}
 # Parameters of scanpy that are left out, and why.
 ABSENT = {
+    "pp.bbknn": {
+        *("use_annoy", "annoy_n_trees", "use_faiss", "pynndescent_n_neighbors", "pynndescent_random_state", "kwargs"),
+    },  # of packages that search otherwise
     "pp.calculate_qc_metrics": {"parallel"},  # deprecated, without effect
     "pp.log1p": {"chunked", "chunk_size", "obsm"},  # every X is in chunks; embeddings are in memory
     "pp.sqrt": {"chunked", "chunk_size"},  # every X is in chunks
