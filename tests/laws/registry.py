@@ -115,9 +115,8 @@ class Case:
 
     ``passes`` is the most often that any row of X is read, ``computes`` the number of graphs that are run;
     ``exact`` says that every number is made of integers alone and does not change by a bit, ``dense`` that the matrix
-    becomes dense. ``made`` are arguments that are made anew for every call (a reference).
-    ``exact`` says that every number is made of integers alone and does not change by a bit. ``made`` are arguments that
-    are made anew for every call (a reference). What ``returns`` says is returned instead of written is compared too.
+    becomes dense. ``made`` are arguments that are made anew for every call (a reference). With ``returns`` nothing is
+    written, and what is returned is compared.
     """
 
     function: str
@@ -159,6 +158,7 @@ def model() -> AnnotationModel:
 _REF, _MODEL = {"adata_ref": reference}, {"model": model}
 _QC, _FC, _FG = "pp.calculate_qc_metrics", "pp.filter_cells", "pp.filter_genes"
 _ANNOTATE, _TRAIN = "tl.annotate", "tl.train_annotation"
+_VOTED = {"majority_voting": True, "over_clustering": "batch", "keep": ["decisions", "probabilities"]}
 _NT, _HVG, _PCA, _RANK = "pp.normalize_total", "pp.highly_variable_genes", "pp.pca", "tl.rank_genes_groups"
 _REGRESS = "pp.regress_out"
 _SCORE, _TWO_SETS = "tl.score_genes", {"x": ["gene1", "gene5", "gene40"], "y": [f"gene{i}" for i in range(10, 16)]}
@@ -237,16 +237,9 @@ CASES = (
     Case("tl.dpt", 0, 0, rooted),
     Case("tl.dpt", 0, 0, rooted, {"n_branchings": 1}),
     Case("tl.ingest", 1, 1, logged, {"obs": "group"}, made=_REF),
-    Case(_ANNOTATE, 1, 1, logged, made=_MODEL),
-    Case(
-        _ANNOTATE,
-        1,
-        1,
-        logged,
-        {"mode": "prob match", "keep": ["decisions", "probabilities"], "majority_voting": True, "key_added": "mine"}
-        | {"over_clustering": "batch", "check_expression": False, "layer": "spare"},
-        made=_MODEL,
-    ),
+    Case(_ANNOTATE, 1, 1, logged, _VOTED, made=_MODEL),
+    Case(_ANNOTATE, 1, 1, logged, {"mode": "prob match", "key_added": "mine", **_VOTED}, made=_MODEL),
+    Case(_ANNOTATE, 1, 1, logged, {"check_expression": False, "layer": "spare"}, made=_MODEL),
     Case(_TRAIN, 1, 1, logged, {"labels": "group", "description": {"date": "today"}}, returns=True),
     Case(_TRAIN, 1, 1, logged, {"labels": "group", "method": "sgd", "n_top_genes": 9, "epochs": 2}, returns=True),
     Case("tl.transfer_labels", 0, 0, reduced, {"obs": ["group", "depth"], "key_added": ["kind", "sum"]}, made=_REF),
