@@ -9,10 +9,13 @@ from sc_dask.tl.ingest import ingest
 from sc_dask.tl.leiden import leiden
 from sc_dask.tl.louvain import louvain
 from sc_dask.tl.umap import umap
+from sc_dask.tl.tsne import tsne
 from sc_dask.tl.diffmap import diffmap
 from sc_dask.tl.dpt import dpt
 from sc_dask.tl.paga import paga
 from sc_dask.tl.draw_graph import draw_graph
+from sc_dask.tl.density import embedding_density
+from sc_dask.tl.dendrogram import dendrogram
 from sc_dask.tl.rank import rank_genes_groups
 from sc_dask.tl.transfer import transfer_labels
 from sc_dask.tl.markers import filter_rank_genes_groups, marker_gene_overlap
@@ -22,9 +25,11 @@ from sc_dask.tl.annotate import annotate
 
 __all__ = [
     "annotate",
+    "dendrogram",
     "diffmap",
     "dpt",
     "draw_graph",
+    "embedding_density",
     "filter_rank_genes_groups",
     "ingest",
     "leiden",
@@ -36,5 +41,6 @@ __all__ = [
     "score_genes_cell_cycle",
     "train_annotation",
     "transfer_labels",
+    "tsne",
     "umap",
 ]

@@ -72,7 +72,7 @@ def paga(
     >>> adata.obs["third"] = np.repeat(["a", "b", "c"], 20)
     >>> sd.pp.neighbors(adata, n_neighbors=5); sd.tl.paga(adata, "third")
     >>> adata.uns["paga"]["connectivities"].toarray()[0].round(2).tolist()
-    [0.0, 0.28, 0.0]
+    [0.0, 0.11, 0.0]
     """
     if model not in abstraction.MODELS:
         raise InputError(f"found model={model!r}", "one of " + ", ".join(abstraction.MODELS))
