@@ -357,6 +357,11 @@ def load(table: Any, key: str) -> pd.Series:
     return pd.Series(values, index=names(table), name=key, dtype=kind)
 
 
+def in_memory(table: Any) -> pd.DataFrame:
+    """Return all columns of a table; those of a lazy one are read now."""
+    return pd.DataFrame({c: load(table, c) for c in columns(table)}, index=names(table)) if is_lazy(table) else table
+
+
 def lazy_columns(table: Any) -> Iterator[Column]:
     """Yield the columns of a table that are read when they are asked for."""
     for variable in table.ds.variables.values() if is_lazy(table) else ():

@@ -76,7 +76,7 @@ def _medians(x: RowBlocks, codes: np.ndarray, totals: kernels.Totals, n: np.ndar
         return out
     n_values = np.where(wanted, totals.nonzero, 0).sum(axis=0)[genes].astype(np.int64)
     # found values with their places, and the same sorted by place
-    tile = (np.cumsum(n_values) - n_values) * (4 + 2 * x.dtype.itemsize) // _budget()
+    tile = (np.cumsum(n_values) - n_values) * (4 + 2 * np.result_type(x.dtype, np.float32).itemsize) // _budget()
     tiles = np.split(genes, np.flatnonzero(np.diff(tile)) + 1)
     logger.info("medians: %d genes have non-zero ones, %d more passes", len(genes), len(tiles))
     for cols in tiles:

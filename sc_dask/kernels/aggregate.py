@@ -207,7 +207,8 @@ def collect(
     """
     csr = block if sp.issparse(block) else sp.csr_matrix(block)
     data, indices, indptr = values(csr.data), csr.indices, csr.indptr
-    at, found = np.empty(len(data), np.int32), np.empty(len(data), data.dtype)
+    # small integers as float32: exact, and one type less to compile the sorting for
+    at, found = np.empty(len(data), np.int32), np.empty(len(data), np.result_type(data.dtype, np.float32))
     n = _collect(data, indices, indptr, np.asarray(groups), places, at, found)
     return at[:n].copy(), found[:n].copy()
 
