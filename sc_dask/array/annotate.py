@@ -222,8 +222,8 @@ def _sgd(cells: _Cells, schedule: Schedule, alpha: float) -> tuple[NDArray[np.fl
     from sklearn.linear_model import SGDClassifier
 
     # Scaled genes make rows of about n_genes in squared length, and steps of its inverse are stable; the mean of the
-    # second half of the steps is then near the optimum (Bach & Moulines 2013). scikit-learn's own steps begin at 10 and
-    # end, after 58,000 cells of Kang's, with a median probability of 1.
+    # second half of the steps is then near the optimum (Bach & Moulines 2013). With scikit-learn's own
+    # steps, which begin large, the median probability was 1 after 12,000 cells of Kang's.
     n_steps = schedule.epochs * min(schedule.n_drawn, len(cells.rows))
     model = SGDClassifier(
         loss="log_loss",
