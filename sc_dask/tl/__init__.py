@@ -22,6 +22,7 @@ from sc_dask.tl.markers import filter_rank_genes_groups, marker_gene_overlap
 from sc_dask.tl.score import score_genes, score_genes_cell_cycle
 from sc_dask.tl.train import train_annotation
 from sc_dask.tl.annotate import annotate
+from sc_dask.tl.sim import sim
 
 __all__ = [
     "annotate",
@@ -39,6 +40,7 @@ __all__ = [
     "rank_genes_groups",
     "score_genes",
     "score_genes_cell_cycle",
+    "sim",
     "train_annotation",
     "transfer_labels",
     "tsne",

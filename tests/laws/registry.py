@@ -254,6 +254,7 @@ CASES = (
 )
 READING = tuple(c for c in CASES if c.reads)
 KEEPING = {"pp.sample", "pp.subsample"}  # they keep some cells or genes of every slot and write none
+MAKERS = {"tl.sim"}  # they make an AnnData and get none, so that there is none to read, cut or write slots of
 
 # Functions that scanpy does not have.
 OURS = {"tl.annotate", "tl.train_annotation", "tl.transfer_labels"}
@@ -274,4 +275,5 @@ OTHER_DEFAULTS = {"tl.louvain": {"flavor"}}  # scanpy's needs the package louvai
 OWN = {
     "pp.highly_variable_genes": {"theta", "clip", "chunksize"},  # of scanpy's experimental.pp
     "pp.neighbors": {"compact", "min_recall"},
+    "tl.sim": {"n_obs"},
 }
