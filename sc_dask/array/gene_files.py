@@ -122,10 +122,12 @@ def decoded(raw: bytes, entry: np.void, n_genes: int, n_obs: int, dtype: np.dtyp
     wide = n_obs > 2**16 or n_genes > 2**16
     codec, at = _codec(), 4 * n_genes
     end = at + int(entry["steps"])
-    steps = _unpacked(codec, raw[at:end], np.dtype(np.uint32 if wide else np.uint16))
+    counts = counts_of(raw, n_genes)
+    n = int(counts.sum())
+    steps = _unpacked(codec, raw[at:end], np.dtype(np.uint32 if wide else np.uint16), n)
     kind = np.dtype((*_NARROW, dtype)[int(entry["kind"])])
-    values = _unpacked(codec, raw[end:], kind)
-    return Unit(np.frombuffer(raw, np.int32, n_genes), steps.astype(np.int32), values.astype(dtype, copy=False))
+    values = _unpacked(codec, raw[end:], kind, n)
+    return Unit(counts, steps.astype(np.int32), values.astype(dtype, copy=False))
 
 
 def counts_of(raw: bytes, n_genes: int) -> np.ndarray:
@@ -140,11 +142,12 @@ def _codec() -> Any:
 
 
 def _packed(codec: Any, a: np.ndarray) -> bytes:
-    return bytes(codec.encode(a)) if a.size else b""
+    """Compress; filled up to eight values, as blosc leaves out its bitshuffle otherwise (1.3 bytes a step, not 0.5)."""
+    return bytes(codec.encode(np.pad(a, (0, -len(a) % 8)))) if a.size else b""
 
 
-def _unpacked(codec: Any, raw: bytes, dtype: np.dtype[Any]) -> np.ndarray:
-    return np.frombuffer(codec.decode(raw) if raw else b"", dtype)
+def _unpacked(codec: Any, raw: bytes, dtype: np.dtype[Any], n: int) -> np.ndarray:
+    return np.frombuffer(codec.decode(raw) if raw else b"", dtype)[:n]
 
 
 def _narrow(values: np.ndarray) -> tuple[int, np.ndarray]:
