@@ -113,40 +113,42 @@ def update(state: Sums, block: Block, groups: NDArray[np.int32], **_: int) -> Su
     return absorb(own, block, groups)
 
 
-def whole(state: Sums) -> Sums:
-    """Return the same sums with nothing left among the small counts."""
-    of, small, n_small = state.of.copy(), state.small.copy(), state.n_small.copy()
-    for g in np.flatnonzero(n_small):
-        _flush(small[g], state.shift, of[g])
-    return Sums(of, state.shift, small[:, :0], np.zeros_like(n_small))
-
-
 def merge(a: Sums, b: Sums) -> Sums:
     """Return the sums of the cells of both."""
-    a, b = whole(a), whole(b)
-    of = b.of
-    if of.shape[2] > _SQUARES:
-        by = b.shift - a.shift
-        of[..., _SQUARES] += by * (2 * of[..., _SUM] + by * of[..., _NONZERO])
-        of[..., _SUM] += by * of[..., _NONZERO]
-    a.of[...] += of
-    return a
+    of, by = np.empty_like(a.of), b.shift - a.shift
+    for g in range(len(of)):
+        of[g], other = _group(a, g), _group(b, g)
+        if of.shape[2] > _SQUARES:
+            other[:, _SQUARES] += by * (2 * other[:, _SUM] + by * other[:, _NONZERO])
+            other[:, _SUM] += by * other[:, _NONZERO]
+        of[g] += other
+    return Sums(of, a.shift, np.zeros_like(a.small), np.zeros_like(a.n_small))
+
+
+def _group(state: Sums, g: int) -> NDArray[np.float64]:
+    """Return the sums of one group, small counts and all, n_vars x depth (a copy)."""
+    of = state.of[g].copy()
+    if state.n_small[g] and state.small.shape[1]:
+        _flush(state.small[g].copy(), state.shift, of)
+    return of
 
 
 def finish(state: Sums) -> Totals:
     """Return the totals of all groups, free of how the cells were cut; exact for integers, up to 2**53."""
-    of = whole(state).of
-    if of.shape[2] > _SQUARES:
-        total, there, squares = (of[..., i] for i in (_SUM, _NONZERO, _SQUARES))
-        some = np.maximum(there, 1)
+    out = np.empty_like(state.of)
+    for g in range(len(out)):  # one at a time stays in cache
+        out[g] = of = _group(state, g)
+        if of.shape[1] <= _SQUARES:
+            continue
+        total, there = of[:, _SUM], of[:, _NONZERO]
         with np.errstate(invalid="ignore"):  # infinite values
+            some = np.maximum(there, 1)
             near = np.floor(total / some)
             rest = total - near * there
-            squares -= near * (near * there + 2 * rest)
-            squares -= rest * rest / some
-            np.maximum(squares, 0, out=squares)
-            total += state.shift * there
-    return Totals(of)
+            squares = of[:, _SQUARES] - near * (near * there + 2 * rest) - rest * rest / some
+            out[g, :, _SUM] = total + state.shift * there
+        out[g, :, _SQUARES] = np.maximum(squares, 0)
+    return Totals(out)
 
 
 def functions(t: Totals, n: NDArray[np.int64], wanted: Collection[str], dof: int = 1) -> dict[str, Array]:
@@ -163,17 +165,19 @@ def functions(t: Totals, n: NDArray[np.int64], wanted: Collection[str], dof: int
     dof
         The sum of squared deviations is divided by ``n - dof``.
     """
-    out: dict[str, Array] = {}
-    cells = n[:, None].astype(np.float64)
-    if "sum" in wanted:
-        out["sum"] = np.ascontiguousarray(t.sum)
-    if "mean" in wanted:
-        out["mean"] = t.sum / np.where(cells > 0, cells, np.nan)
-    if "count_nonzero" in wanted:
-        out["count_nonzero"] = t.nonzero.astype(np.int64)
-    if "var" in wanted:
-        zeros = t.sum / np.maximum(t.nonzero, 1) * (t.sum / np.maximum(cells, 1)) * (cells - t.nonzero)
-        out["var"] = (t.squares + zeros) / np.where(cells > dof, cells - dof, np.nan)
+    kinds = {f: np.int64 if f == "count_nonzero" else np.float64 for f in wanted if f != "median"}
+    out: dict[str, Array] = {f: np.empty(t.sum.shape, kind) for f, kind in kinds.items()}
+    for g in range(len(n)):
+        cells = float(n[g]) if n[g] else np.nan
+        if "sum" in out:
+            out["sum"][g] = t.sum[g]
+        if "mean" in out:
+            out["mean"][g] = t.sum[g] / cells
+        if "count_nonzero" in out:
+            out["count_nonzero"][g] = t.nonzero[g]
+        if "var" in out:
+            zeros = t.sum[g] / np.maximum(t.nonzero[g], 1) * (t.sum[g] / cells) * (cells - t.nonzero[g])
+            out["var"][g] = (t.squares[g] + zeros) / (cells - dof if n[g] > dof else np.nan)
     return out
 
 
