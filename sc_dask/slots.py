@@ -51,7 +51,14 @@ class Slot:
 
 
 _QC, _HVG = "pp.calculate_qc_metrics", "pp.highly_variable_genes"
-_CYCLE = "tl.score_genes_cell_cycle"
+_CYCLE, _PEARSON = "tl.score_genes_cell_cycle", "pp.normalize_pearson_residuals"
+_ON_LAYERS = ("pp.normalize_total", "pp.log1p", "pp.regress_out", "pp.scale", _PEARSON)
+_SCALING = ("pp.scale", "pp.recipe_seurat", "pp.recipe_zheng17")
+_SCALED = (
+    ("X", "", "n_obs x n_vars", "float32", "genes of unit variance"),
+    ("var", "mean", "n_vars", "float64", "mean before scaling"),
+    ("var", "std", "n_vars", "float64", "standard deviation before scaling"),
+)
 SLOTS: tuple[Slot, ...] = (
     Slot("obs", "n_{}_by_{}", "n_obs", "int64", _QC, "features with a non-zero value in the cell"),
     Slot("obs", "log1p_n_{}_by_{}", "n_obs", "float64", _QC, "log(1 + the above)"),
@@ -74,13 +81,10 @@ SLOTS: tuple[Slot, ...] = (
     Slot("X", "", "n_obs x n_vars", "float32", "pp.sqrt", "square root of X"),
     Slot("X", "", "n_obs x n_vars", "number", "pp.downsample_counts", "some of the counts, in their own type"),
     Slot("X", "", "n_obs x n_vars", "float32", "pp.combat", "values without batch effects"),
-    Slot("layers", "{}", "n_obs x n_vars", "float32", "pp.normalize_total", "the same, of a layer"),
-    Slot("layers", "{}", "n_obs x n_vars", "float32", "pp.log1p", "the same, of a layer"),
     Slot("obs", "{}", "n_obs", "float", "pp.normalize_total", "the sum before, under key_added"),
     Slot("layers", "sc_dask_counts", "n_obs x n_vars", "number", "pipeline", "the counts, lazy, while a run is on"),
     Slot("var", "mt", "n_vars", "bool", "pipeline", "mitochondrial genes"),
     Slot("uns", "sc_dask", "", "dict", "pipeline", "version, input and settings of the run"),
-    Slot("uns", "log1p", "", "dict", "pp.log1p", "base of the logarithm"),
     Slot("uns", "hvg", "", "dict", _HVG, "flavor"),
     Slot("var", "highly_variable", "n_vars", "bool", _HVG, "chosen genes"),
     Slot("var", "means", "n_vars", "float64", _HVG, "mean per gene"),
@@ -93,24 +97,18 @@ SLOTS: tuple[Slot, ...] = (
     Slot("var", "highly_variable_nbatches", "n_vars", "int64", _HVG, "batches in which the gene was chosen"),
     Slot("var", "highly_variable_intersection", "n_vars", "bool", _HVG, "chosen in every batch"),
     Slot("X", "", "n_obs x n_vars", "float32", "pp.regress_out", "residuals"),
-    Slot("layers", "{}", "n_obs x n_vars", "float32", "pp.regress_out", "the same, of a layer"),
-    Slot("X", "", "n_obs x n_vars", "float32", "pp.scale", "genes of unit variance"),
-    Slot("layers", "{}", "n_obs x n_vars", "float32", "pp.scale", "the same, of a layer"),
     Slot("obsm", "{}", "n_obs x n_dims", "float", "pp.scale", "the same, of an element of obsm"),
     Slot("var", "mean{}", "n_vars", "float64", "pp.scale", "mean before scaling, of all or some cells"),
     Slot("var", "std{}", "n_vars", "float64", "pp.scale", "standard deviation before scaling"),
-    Slot("var", "mean", "n_vars", "float64", "pp.scale", "mean before scaling"),
-    Slot("var", "std", "n_vars", "float64", "pp.scale", "standard deviation before scaling"),
-    Slot("X", "", "n_obs x n_vars", "float32", "pp.normalize_pearson_residuals", "Pearson residuals"),
-    Slot("layers", "{}", "n_obs x n_vars", "float32", "pp.normalize_pearson_residuals", "the same, of a layer"),
-    Slot(
-        "uns",
-        "pearson_residuals_normalization",
-        "",
-        "dict",
-        "pp.normalize_pearson_residuals",
-        "theta, clip and computed_on",
-    ),  # fmt: skip
+    Slot("X", "", "n_obs x n_vars", "float32", _PEARSON, "Pearson residuals"),
+    Slot("uns", "pearson_residuals_normalization", "", "dict", _PEARSON, "theta, clip and computed_on"),
+    *(Slot("layers", "{}", "n_obs x n_vars", "float32", w, "the same, of a layer") for w in _ON_LAYERS),
+    *(Slot("uns", "log1p", "", "dict", w, "base of the logarithm") for w in ("pp.log1p", *_SCALING[1:])),
+    *(Slot(a, k, d, t, w, doc) for w in _SCALING for a, k, d, t, doc in _SCALED),
+    Slot("obs", "n_genes", "n_obs", "int64", "pp.recipe_seurat", "genes with a non-zero value"),
+    Slot("var", "n_cells", "n_vars", "int64", "pp.recipe_seurat", "cells with a non-zero value"),
+    Slot("obs", "n_counts_all", "n_obs", "float", "pp.recipe_zheng17", "sum before, over the median"),
+    Slot("var", "n_counts", "n_vars", "float", "pp.recipe_zheng17", "sum of the gene"),
     Slot("obsm", "X_pca", "n_obs x n_comps", "float", "pp.pca", "principal components of the cells"),
     Slot("varm", "PCs", "n_vars x n_comps", "float", "pp.pca", "loadings"),
     Slot("uns", "pca", "", "dict", "pp.pca", "params, variance and variance_ratio"),

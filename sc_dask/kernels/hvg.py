@@ -35,6 +35,7 @@ def dispersion_table(
     n_bins: int = 20,
     expressed: NDArray[np.bool_] | None = None,
     index: pd.Index | None = None,
+    log: bool | None = None,
 ) -> pd.DataFrame:
     """Return the dispersions of one batch and the genes that they choose.
 
@@ -56,6 +57,8 @@ def dispersion_table(
         get zeros. None: all.
     index
         Gene names; None: 0, 1, ...
+    log
+        Take the logarithms of mean and dispersion; None: as the flavor has it.
 
     Returns
     -------
@@ -68,7 +71,8 @@ def dispersion_table(
     """
     _check(flavor, n_top_genes)
     keep = np.ones(len(mean), bool) if expressed is None else np.asarray(expressed, bool)
-    means, dispersions = _raw_dispersions(np.asarray(mean, float)[keep], np.asarray(var, float)[keep], flavor)
+    log = flavor == "seurat" if log is None else log
+    means, dispersions = _raw_dispersions(np.asarray(mean, float)[keep], np.asarray(var, float)[keep], log)
     norm = _normalized(pd.Series(means), pd.Series(dispersions), flavor, n_bins)
     if n_top_genes is None:
         chosen = _in_bounds(means, np.nan_to_num(norm), min_mean, max_mean, min_disp, max_disp)
@@ -260,7 +264,7 @@ def _check(flavor: str, n_top_genes: int | None) -> None:
 
 
 def _raw_dispersions(
-    mean: NDArray[np.float64], var: NDArray[np.float64], flavor: Flavor
+    mean: NDArray[np.float64], var: NDArray[np.float64], log: bool
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     if not np.isfinite(mean).all():
         raise InputError(
@@ -268,7 +272,7 @@ def _raw_dispersions(
         )
     mean = np.where(mean == 0, 1e-12, mean)
     dispersion = var / mean
-    if flavor == "cell_ranger":
+    if not log:
         return mean, dispersion
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.log1p(mean), np.log(np.where(dispersion == 0, np.nan, dispersion))

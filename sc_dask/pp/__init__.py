@@ -18,6 +18,7 @@ from sc_dask.pp.pearson import normalize_pearson_residuals
 from sc_dask.pp.harmony import harmony_integrate
 from sc_dask.pp.regress_out import regress_out
 from sc_dask.pp.scale import scale
+from sc_dask.pp.recipes import recipe_seurat, recipe_zheng17
 from sc_dask.pp.neighbors import neighbors
 from sc_dask.pp.bbknn import bbknn
 from sc_dask.pp.scrublet import scrublet
@@ -36,6 +37,8 @@ __all__ = [
     "normalize_pearson_residuals",
     "normalize_total",
     "pca",
+    "recipe_seurat",
+    "recipe_zheng17",
     "regress_out",
     "sample",
     "scale",

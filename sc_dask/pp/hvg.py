@@ -141,7 +141,7 @@ def _by_bins(
     adata: AnnData,
     layer: str | None,
     n_top_genes: int | None,
-    cutoffs: dict[str, float],
+    cutoffs: dict[str, Any],
     n_bins: int,
     flavor: Any,
     batch_key: str | None,

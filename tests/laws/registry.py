@@ -48,6 +48,21 @@ def counts() -> ad.AnnData:
     return _counts().copy()
 
 
+@functools.cache
+def _deep() -> ad.AnnData:
+    rng = np.random.default_rng(1)
+    mean = np.exp(rng.normal(2.0, 0.8, 260)) * rng.lognormal(0, 0.2, (N_OBS, 1))
+    mean[:, :30] = 2_000  # most of every cell, so that the means of the others are as low as a mammal's
+    adata = ad.AnnData(sp.csr_matrix(rng.negative_binomial(2, 2 / (2 + mean)).astype(np.float32)))
+    adata.layers["spare"] = adata.X.copy()
+    return adata
+
+
+def deep() -> ad.AnnData:
+    """Counts of 90 cells with 200 genes each and more, which some recipes ask for."""
+    return _deep().copy()
+
+
 def logged() -> ad.AnnData:
     """The same, normalised and logarithmised with numpy."""
     adata = counts()
@@ -136,7 +151,7 @@ class Case:
     @property
     def reads(self) -> bool:
         """Whether X has a part in it."""
-        return self.start in (counts, logged, ranked) and self.function != "tl.marker_gene_overlap"
+        return self.start in (counts, deep, logged, ranked) and self.function != "tl.marker_gene_overlap"
 
     def run(self, adata: ad.AnnData) -> ad.AnnData:
         made = {k: make() for k, make in self.made.items()}
@@ -191,6 +206,8 @@ CASES = (
     Case(_HVG, 2, 2, counts, {"flavor": "pearson_residuals", "n_top_genes": 20, "batch_key": "batch", "theta": 10}),
     Case("pp.normalize_pearson_residuals", 1, 1, counts, dense=True),
     Case("pp.normalize_pearson_residuals", 1, 1, counts, {"layer": "spare", "clip": 3.0}, dense=True),
+    Case("pp.recipe_seurat", 4, 4, deep, dense=True),
+    Case("pp.recipe_zheng17", 5, 5, deep, {"n_top_genes": 40}, dense=True),
     Case("pp.scale", 1, 1, logged, {"max_value": 2.0}, dense=True),
     Case("pp.scale", 1, 1, logged, {"zero_center": False, "layer": "spare"}),
     Case("pp.scale", 1, 1, logged, {"mask_obs": "kept"}, dense=True),

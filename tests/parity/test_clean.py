@@ -100,3 +100,14 @@ def test_pearson__genes_and_residuals_are_scanpys(pbmc3k_filtered: ad.AnnData) -
         pp.pca(x, n_comps=20)
     np.testing.assert_allclose(ours.X.compute(), theirs.X, rtol=1e-4, atol=1e-4)
     assert np.abs((ours.varm["PCs"] * theirs.varm["PCs"]).sum(axis=0)).min() > 0.9999
+
+
+@pytest.mark.parametrize(("recipe", "n_genes"), [("recipe_seurat", 987), ("recipe_zheng17", 1000)])
+def test_recipe__genes_and_values_are_scanpys(pbmc3k_counts: ad.AnnData, recipe: str, n_genes: int) -> None:
+    import scanpy as sc
+
+    ours, theirs = lazy(pbmc3k_counts, 5), pbmc3k_counts
+    getattr(sd.pp, recipe)(ours)
+    getattr(sc.pp, recipe)(theirs)
+    assert ours.shape == (2700, n_genes) and list(ours.var_names) == list(theirs.var_names)
+    np.testing.assert_allclose(ours.X.compute(), np.asarray(theirs.X), atol=2e-5)
