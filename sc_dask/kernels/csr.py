@@ -19,6 +19,7 @@ Block = Any  # csr_matrix or C-ordered ndarray
 Array = NDArray[Any]
 
 INT32_MAX = np.iinfo(np.int32).max
+_SORT_ROWS = 512  # sorted together: few enough for the cache, enough to share a count of the columns
 
 
 def values(data: Array) -> Array:
@@ -160,7 +161,7 @@ def take_cols(block: Block, lookup: NDArray[np.int32], n_out: int) -> Block:
     if len(kept) == len(lookup) == n_out and bool(np.all(kept == np.arange(n_out))):
         return block
     in_order = bool(np.all(kept[1:] > kept[:-1]))
-    data, indices, indptr = _take_cols(values(block.data), block.indices, block.indptr, lookup, in_order)
+    data, indices, indptr = _take_cols(values(block.data), block.indices, block.indptr, lookup, n_out, in_order)
     return from_parts(data, indices, indptr, n_out)
 
 
@@ -289,7 +290,32 @@ def _take_rows(data: Array, indices: Array, indptr: Array, rows: Array, starts: 
 
 
 @numba.njit(nogil=True, cache=True)
-def _take_cols(data: Array, indices: Array, indptr: Array, lookup: Array, in_order: bool) -> tuple[Array, Array, Array]:
+def _sort_rows(data: Array, indices: Array, indptr: Array, n_vars: int) -> None:
+    """Sort some rows by column, in place: all their values by column first, then from there back to the rows."""
+    first, n_obs = indptr[0], len(indptr) - 1
+    nnz = indptr[n_obs] - first
+    place = np.zeros(n_vars + 1, np.int32)
+    for k in range(first, first + nnz):
+        place[indices[k] + 1] += 1
+    for j in range(n_vars):
+        place[j + 1] += place[j]
+    row, column, value = np.empty(nnz, np.int32), np.empty(nnz, np.int32), np.empty(nnz, data.dtype)
+    for i in range(n_obs):
+        for k in range(indptr[i], indptr[i + 1]):
+            at = place[indices[k]]
+            place[indices[k]] = at + 1
+            row[at], column[at], value[at] = i, indices[k], data[k]
+    filled = indptr[:-1].copy()
+    for k in range(nnz):
+        at = filled[row[k]]
+        filled[row[k]] = at + 1
+        indices[at], data[at] = column[k], value[k]
+
+
+@numba.njit(nogil=True, cache=True)
+def _take_cols(
+    data: Array, indices: Array, indptr: Array, lookup: Array, n_out: int, in_order: bool
+) -> tuple[Array, Array, Array]:
     """One loop into room for everything (of which only what is written takes memory), then a copy of what is kept."""
     n_obs = len(indptr) - 1
     new_indptr = np.zeros(n_obs + 1, np.int32)
@@ -303,11 +329,9 @@ def _take_cols(data: Array, indices: Array, indptr: Array, lookup: Array, in_ord
             new_indices[at] = j
             at += np.uint64(j >= 0)
         new_indptr[i + 1] = at
-        if not in_order:
-            lo = new_indptr[i]
-            order = np.argsort(new_indices[lo:at])
-            new_indices[lo:at] = new_indices[lo:at][order]
-            new_data[lo:at] = new_data[lo:at][order]
+    if not in_order:
+        for start in range(0, n_obs, _SORT_ROWS):
+            _sort_rows(new_data, new_indices, new_indptr[start : start + _SORT_ROWS + 1], n_out)
     if 2 * at > room:
         return new_data[:at], new_indices[:at], new_indptr
     return new_data[:at].copy(), new_indices[:at].copy(), new_indptr

@@ -160,3 +160,18 @@ def test_to_dense__and_nnz_per_row(dtype):
     assert csr.to_dense(b.toarray().T.copy().T).flags.c_contiguous
     np.testing.assert_array_equal(csr.nnz_per_row(b), (b.toarray() != 0).sum(axis=1))
     np.testing.assert_array_equal(csr.nnz_per_row(b.toarray()), (b.toarray() != 0).sum(axis=1))
+
+
+def test_take_cols__permuted_rows_come_sorted_across_tiles() -> None:
+    x = sp.random(1500, 40, 0.3, format="csr", random_state=0, dtype=np.float32)
+    x.data[::9] = 0  # stored zeros stay
+    b = csr.canonical(x.data, x.indices, x.indptr, 40)
+    cols = np.random.default_rng(0).permutation(40)[:31]
+    lookup = csr.col_lookup(cols, 40)
+    assert lookup is not None
+    out = csr.take_cols(b, lookup, 31)
+    np.testing.assert_array_equal(out.toarray(), x.toarray()[:, cols])
+    assert out.nnz == sum(np.isin(x.indices, cols)) and out.indices.dtype == np.int32
+    starts = np.zeros(out.nnz, bool)
+    starts[out.indptr[:-1][np.diff(out.indptr) > 0]] = True
+    assert np.all((np.diff(out.indices) > 0) | starts[1:])
