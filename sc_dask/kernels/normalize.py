@@ -43,7 +43,8 @@ def log1p(block: Block, base: float | None = None) -> Block:
 
 def sqrt(block: Block) -> Block:
     """Return the square root, of negative values NaN; float64 stays, everything else becomes float32."""
-    out = np.sqrt(block.data if sp.issparse(block) else block, dtype=_float(block, None))
+    with np.errstate(invalid="ignore"):
+        out = np.sqrt(block.data if sp.issparse(block) else block, dtype=_float(block, None))
     return from_parts(out, block.indices, block.indptr, block.shape[1]) if sp.issparse(block) else out
 
 

@@ -139,3 +139,10 @@ def test_sqrt__is_scanpys() -> None:
         sd.pp.sqrt(adata)
         assert adata.X.dtype == (kind if kind != "int32" else "float32")
         np.testing.assert_allclose(adata.X.compute().toarray(), expected.X.toarray(), rtol=1e-6)
+
+
+def test_sqrt__negative_values_become_nan() -> None:
+    adata = counts()
+    adata.X.data[0] = -4
+    sd.pp.sqrt(adata)
+    assert np.isnan(adata.X.data[0]) and np.isfinite(adata.X.data[1:]).all()
