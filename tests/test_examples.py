@@ -7,11 +7,14 @@ import sys
 from pathlib import Path
 
 import anndata as ad
+import pandas as pd
 import pytest
 from dask.utils import parse_bytes
 
+import sc_dask as sd
+
 ROOT = Path(__file__).resolve().parents[1]
-STORY = ROOT / "examples" / "larger_than_memory.py"
+EXAMPLES = ROOT / "examples"
 N_OBS, N_VARS = 1500, 2500
 PASSES = {  # over X; what is not here reads none of it
     "qc": 1,
@@ -21,9 +24,9 @@ PASSES = {  # over X; what is not here reads none of it
 }
 
 
-def run_story(*args: str | Path) -> subprocess.CompletedProcess[str]:
+def run_story(*args: str | Path, story: str = "larger_than_memory.py") -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, str(STORY), *map(str, args)],
+        [sys.executable, str(EXAMPLES / story), *map(str, args)],
         capture_output=True,
         text=True,
         timeout=600,
@@ -85,3 +88,76 @@ def test_larger_than_memory__refuses_a_budget_that_cannot_hold(told: tuple[Path,
     assert done.returncode != 0
     assert "MemoryBudgetError" in done.stderr and "--memory" in done.stderr
     assert "\nqc " not in done.stdout  # before anything is read
+
+
+# -- the tutorial of blood cells -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", [p.name for p in EXAMPLES.glob("*.py")])
+def test_examples__import_no_other_tool_of_the_field(name: str) -> None:
+    text = (EXAMPLES / name).read_text()
+    assert not re.search(r"import (scanpy|anndata|dask_ml|celltypist)", text)
+
+
+def test_pbmc3k__gives_what_the_tutorial_prints(tmp_path: Path, data_dir: Path) -> None:
+    done = run_story("--folder", tmp_path, story="pbmc3k.py")
+    assert done.returncode == 0, done.stderr
+    for line in (
+        "2,700 cells x 32,738 genes",
+        "13,714 genes are in at least 3 cells",
+        "2,638 cells are left, 1,838 genes vary",
+    ):
+        assert line in done.stdout
+    told = dict(re.findall(r"^  \d+  ([\w+ 0-9]+?) +\d+ cells  (.+)$", done.stdout, re.MULTILINE))
+    assert {"CD4 T", "B", "CD14+ Monocytes", "NK", "CD8 T", "FCGR3A+ Monocytes", "Dendritic", "Megakaryocytes"} <= set(
+        told
+    )
+    tops = {
+        "B": "CD74, CD79A",
+        "FCGR3A+ Monocytes": "LST1, FCER1G, AIF1",
+        "CD8 T": "CCL5, NKG7",
+        "Megakaryocytes": "PF4",
+    }
+    assert all(told[name].startswith(top) for name, top in tops.items())
+
+    results = ad.read_zarr(tmp_path / "results.zarr")
+    published = ad.read_h5ad(data_dir / "pbmc3k" / "pbmc3k_processed_reference.h5ad", backed="r").obs["louvain"]
+    assert list(results.obs_names) == list(published.index)
+    assert sd.metrics.ari(published, results.obs["leiden"]) > 0.85
+    assert {"rank_genes_groups", "rank_genes_groups_filtered", "t-test", "logreg", "paga"} <= set(results.uns)
+    assert results.raw.n_vars == 13_714 and {"X_pca", "X_umap"} <= set(results.obsm)
+    markers = pd.read_csv(tmp_path / "markers.csv")
+    assert len(markers) == 13_714 * results.obs["leiden"].nunique()
+    dots = pd.read_csv(tmp_path / "dotplot.csv", header=[0, 1], index_col=0)
+    assert dots["share"].loc["B", "CD79A"] > 0.8 > 0.2 > dots["share"].loc["NK", "CD79A"]
+
+
+# -- cell types for new cells --------------------------------------------------------------------
+
+
+def agreement(text: str) -> dict[str, float]:
+    return {name: float(n) for name, n in re.findall(r"^  (\w+) +([\d.]+) of them as known$", text, re.MULTILINE)}
+
+
+def test_annotation__names_simulated_cells(tmp_path: Path) -> None:
+    done = run_story("--folder", tmp_path, story="annotation.py")
+    assert done.returncode == 0, done.stderr
+    found = agreement(done.stdout)
+    assert set(found) == {"predicted_labels", "majority_voting", "transferred"} and min(found.values()) > 0.95
+    labelled = ad.read_zarr(tmp_path / "labelled.zarr")
+    assert labelled.obs["transferred_uncertainty"].between(0, 1).all()
+    assert sum(c.startswith("score_") for c in labelled.obs) == 6
+    dots = pd.read_csv(tmp_path / "dotplot.csv", header=[0, 1], index_col=0)
+    assert dots["share"].to_numpy().max() <= 1 and len(dots) == labelled.obs["majority_voting"].nunique()
+
+
+def test_annotation__takes_files(tmp_path: Path, data_dir: Path) -> None:
+    kang = ad.read_h5ad(next((data_dir / "kang").glob("*.h5ad")))
+    paths = []
+    for sample in (101, 107, 1016):
+        paths.append(tmp_path / f"{sample}.h5ad")
+        kang[kang.obs["sample_id"] == sample].write_h5ad(paths[-1])
+    options = ["--query", paths[-1], "--labels", "cluster_id", "--folder", tmp_path]
+    done = run_story(*paths[:-1], *options, story="annotation.py")
+    assert done.returncode == 0, done.stderr
+    assert min(agreement(done.stdout).values()) > 0.7  # of eight types, from two donors
