@@ -25,9 +25,7 @@ def arguments() -> argparse.Namespace:
         "reference", nargs="*", type=Path, help="labelled counts, AnnData zarr or h5ad; none: simulated"
     )
     parser.add_argument("--query", type=Path, help="counts to label")
-    parser.add_argument(
-        "--labels", default="true_label", help="column of the reference's obs (%(default)s)"
-    )
+    parser.add_argument("--labels", default="true_label", help="column of the reference's obs (%(default)s)")
     parser.add_argument("--folder", type=Path, default=Path("annotation"), help="for what is made (%(default)s)")
     args = parser.parse_args()
     if bool(args.reference) != bool(args.query):
