@@ -50,6 +50,8 @@ def of_rows(
     if len(tiles) > 1:
         logger.info("aggregates of %d groups: %d passes, %d genes each", n_groups, len(tiles), width)
     found = [_tile(x.pick_cols(cols), codes, n_groups, wanted, dof) for cols in tiles]
+    if len(found) == 1:
+        return found[0]
     return {f: np.concatenate([part[f] for part in found], axis=1) for f in found[0]}
 
 

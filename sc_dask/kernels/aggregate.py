@@ -213,7 +213,8 @@ def collect(
     data, indices, indptr = values(csr.data), csr.indices, csr.indptr
     # small integers as float32: exact, and one type less to compile the sorting for
     at, found = np.empty(len(data), np.int32), np.empty(len(data), np.result_type(data.dtype, np.float32))
-    n = _collect(data, indices, indptr, np.asarray(groups), places, at, found)
+    order, starts = rows_by_group(groups, len(places), csr.shape[0])  # what is sorted by it later lies together
+    n = _collect(data, indices, indptr, order[starts[0] :], np.asarray(groups), places, at, found)
     return at[:n].copy(), found[:n].copy()
 
 
@@ -351,11 +352,11 @@ def _add_dense(x: Array, order: Array, starts: Array, shift: Array, acc: Array) 
 
 
 @numba.njit(nogil=True, cache=True)
-def _collect(data: Array, indices: Array, indptr: Array, groups: Array, places: Array, at: Array, found: Array) -> int:
+def _collect(
+    data: Array, indices: Array, indptr: Array, order: Array, groups: Array, places: Array, at: Array, found: Array
+) -> int:
     n = 0
-    for i in range(len(indptr) - 1):
-        if groups[i] < 0:
-            continue
+    for i in order:
         own = places[groups[i]]
         for k in range(indptr[i], indptr[i + 1]):
             place = own[np.uint32(indices[k])]
@@ -376,13 +377,18 @@ def _scatter(places: Array, found: Array, at: Array, out: Array) -> None:
 def _select(held: Array, starts: Array, n: Array, n_below: Array) -> Array:
     out = np.empty(len(n))
     for p in range(len(n)):
-        own = np.sort(held[starts[p] : starts[p + 1]])
-        zeros = n[p] - len(own)
-        total = 0.0
-        for rank in ((n[p] - 1) // 2, n[p] // 2):
-            if rank < n_below[p]:
-                total += own[rank]
-            elif rank >= n_below[p] + zeros:
-                total += own[rank - zeros]
+        own = held[starts[p] : starts[p + 1]]
+        zeros, total, at = n[p] - len(own), 0.0, -1
+        for rank in (n[p] // 2, (n[p] - 1) // 2):
+            if n_below[p] <= rank < n_below[p] + zeros:
+                continue
+            before, at = at, rank if rank < n_below[p] else rank - zeros
+            if before == at + 1:  # the largest of those before the upper middle, which are all there
+                total += own[:before].max()
+            elif before != at:
+                own = np.partition(own, at)
+                total += own[at]
+            else:
+                total += own[at]
         out[p] = total / 2
     return out
