@@ -87,12 +87,11 @@ def main() -> None:
                 f"  {name:<18}{np.mean(new.obs[name].astype(str).to_numpy()[sure] == known[sure]):.3f} of them as known"
             )
 
-    # means and shares of the markers by new label: what a dotplot shows; and a score for each list, in the same passes
+    # means and shares of the markers by new label: what a dotplot shows; and a score for each list, in one go
     genes = list(dict.fromkeys(g for group in markers.values() for g in group))
     with sd.batch() as batch:
         seen = batch.get.aggregate(new, "majority_voting", ["mean", "count_nonzero"])
-        for name, group in markers.items():
-            batch.tl.score_genes(new, group, score_name=f"score_{name}")
+        batch.tl.score_genes(new, markers)
     dots = seen.value[:, genes]
     share = np.asarray(dots.layers["count_nonzero"]) / dots.obs["n_obs_aggregated"].to_numpy()[:, None]
     mean = pd.DataFrame(np.asarray(dots.layers["mean"]), dots.obs["majority_voting"], genes)

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from sc_dask.array import run
+from sc_dask.array import hvg, run
 from sc_dask.array.blocks import Reduction, RowBlocks, map_rows, reduce_rows
-from sc_dask.array.hvg import MOMENTS, group_moments
 from sc_dask.array.source import Block
 from sc_dask.errors import InputError
 from sc_dask.kernels.combat import Adjustment, adjust, fit, products
@@ -37,12 +36,12 @@ def adjusted(x: RowBlocks, codes: np.ndarray, n_batches: int, covariates: np.nda
     means, squares, centred = _within(codes, n_batches, covariates)
     if covariates.shape[1]:
         lazies = (
-            reduce_rows(MOMENTS, x, codes, n_groups=n_batches),
+            reduce_rows(hvg.MOMENTS, x, codes, n_groups=n_batches),
             reduce_rows(PRODUCTS, x, centred, codes, n_batches=n_batches),
         )
         moments, crossed = run.compute(*lazies, label="batch effects")
     else:
-        moments, crossed = group_moments(x, codes, n_batches), np.empty((n_batches, 0, x.shape[1]))
+        moments, crossed = hvg.group_moments(x, codes, n_batches), np.empty((n_batches, 0, x.shape[1]))
     found: Adjustment = fit(moments, crossed, means, squares)
     dtype = np.float64 if x.dtype == np.float64 else np.float32
     return map_rows(

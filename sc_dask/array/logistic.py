@@ -9,9 +9,8 @@ import numpy as np
 import scipy.sparse as sp
 
 from sc_dask import config
-from sc_dask.array import run
+from sc_dask.array import genes, run
 from sc_dask.array.blocks import Reduction, RowBlocks, reduce_rows
-from sc_dask.array.genes import GENE_BYTES
 from sc_dask.array.source import Block
 from sc_dask.errors import InputError
 from sc_dask.kernels.logistic import Loss, add_losses, softmax_loss
@@ -52,7 +51,7 @@ def _fits(x: RowBlocks) -> bool:
     most = IN_MEMORY_BYTES if memory is None else memory // 4
     if x.shape[0] * x.shape[1] * (x.dtype.itemsize + 4 * x.expr.is_sparse) <= most:
         return True
-    return int(run.compute(reduce_rows(GENE_BYTES, x), label="size").sum()) <= most
+    return int(run.compute(reduce_rows(genes.GENE_BYTES, x), label="size").sum()) <= most
 
 
 def _of_sklearn(x: RowBlocks, classes: np.ndarray, options: Mapping[str, Any]) -> np.ndarray:

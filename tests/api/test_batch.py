@@ -46,6 +46,26 @@ def test_batch__gives_what_single_calls_give_in_one_pass(adata: Any) -> None:
     pd.testing.assert_frame_equal(one.var, alone.var)
 
 
+def test_batch__markers_pseudobulk_and_scores_in_one_read(adata: Any) -> None:
+    sets = {"one": ["g1", "g5", "g7"], "two": ["g2", "g9"]}
+    options: dict[str, Any] = {"n_bins": 3, "ctrl_size": 2}
+    one, alone = lazy(adata, 5), lazy(adata, 5)
+    sd.tl.score_genes(one, ["g0"], **options)  # the genes' means are known from here on
+    source_of(one).forget()
+    with sd.batch() as batch:
+        batch.tl.rank_genes_groups(one, "group")
+        sums = batch.get.aggregate(one, "group", ["sum", "var"])
+        batch.tl.score_genes(one, sets, **options)
+    assert source_of(one).times_read().tolist() == [1] * 60
+    sd.tl.rank_genes_groups(alone, "group")
+    sd.tl.score_genes(alone, sets, **options)
+    assert source_of(alone).passes == 3
+    for func, values in sd.get.aggregate(alone, "group", ["sum", "var"]).layers.items():
+        np.testing.assert_array_equal(sums.value.layers[func], values)
+    pd.testing.assert_frame_equal(sd.get.rank_genes_groups_df(one), sd.get.rank_genes_groups_df(alone))
+    pd.testing.assert_frame_equal(one.obs[["one_score", "two_score"]], alone.obs[["one_score", "two_score"]])
+
+
 def test_batch__several_anndatas(adata: Any) -> None:
     one, other = lazy(adata, 3), lazy(adata[:30].copy(), 3)
     with sd.batch() as batch:

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 import sc_dask.array
 from sc_dask.array import (
     aggregate,
+    combat,
     components,
     genes,
     gram,
@@ -93,6 +94,11 @@ MERGES = {
         regress_out.CROSS,
         lambda x: (np.arange(2.0 * x.shape[0]).reshape(-1, 2), (np.arange(x.shape[0]) % 3).astype(np.int32)),
         lambda x: {"n_levels": 3},
+    ),
+    "combat.PRODUCTS": Merge(
+        combat.PRODUCTS,
+        lambda x: (np.arange(2.0 * x.shape[0]).reshape(-1, 2), (np.arange(x.shape[0]) % 3).astype(np.int32)),
+        lambda x: {"n_batches": 3},
     ),
     "score.TOTALS": Merge(score.TOTALS),
     "score.LOG_TOTALS": Merge(
