@@ -249,6 +249,13 @@ def obs_df(
     ------
     MissingKeyError
         A key is neither a column nor a gene, or is both.
+
+    Examples
+    --------
+    >>> import sc_dask as sd
+    >>> adata = sd.datasets.simulate(200, 300, seed=1)
+    >>> sd.get.obs_df(adata, [adata.var_names[0], "true_label"]).shape
+    (200, 2)
     """
     keys = [keys] if isinstance(keys, str) else list(keys)
     var = adata.raw.var if use_raw and adata.raw is not None else adata.var
@@ -445,6 +452,16 @@ def rank_genes_groups_df(
     ------
     MissingKeyError
         No such result or group, or a cutoff of values that its method does not give.
+
+    Examples
+    --------
+    >>> import sc_dask as sd
+    >>> adata = sd.datasets.simulate(200, 300, seed=1)
+    >>> sd.pp.normalize_total(adata, target_sum=1e4)
+    >>> sd.pp.log1p(adata)
+    >>> sd.tl.rank_genes_groups(adata, "true_label")
+    >>> sd.get.rank_genes_groups_df(adata, adata.obs["true_label"].cat.categories[0]).shape[0]
+    300
     """
     if key not in adata.uns:
         raise MissingKeyError(f"no {key!r} in adata.uns", "a marker table", "tl.rank_genes_groups(adata, groupby)")

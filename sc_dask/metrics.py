@@ -93,6 +93,13 @@ def trustworthiness(
     ------
     InputError
         Shapes do not fit, or there are too many neighbours.
+
+    Examples
+    --------
+    >>> import numpy as np, sc_dask as sd
+    >>> x = np.random.default_rng(0).normal(size=(200, 5))
+    >>> sd.metrics.trustworthiness(x, x)
+    1.0
     """
     n_obs = _checked(x, coords, n_neighbors)
     rows = _sample(n_obs, n_cells, random_state)
@@ -137,6 +144,13 @@ def neighborhood_preservation(
     ------
     InputError
         Shapes do not fit, or there are too many neighbours.
+
+    Examples
+    --------
+    >>> import numpy as np, sc_dask as sd
+    >>> x = np.random.default_rng(0).normal(size=(200, 5))
+    >>> sd.metrics.neighborhood_preservation(x, x)
+    1.0
     """
     n_obs = _checked(x, coords, n_neighbors)
     rows = _sample(n_obs, n_cells, random_state)
@@ -187,6 +201,13 @@ def modularity(connectivities: sp.csr_matrix, labels: Labels) -> float:
     ------
     InputError
         Shapes do not fit.
+
+    Examples
+    --------
+    >>> import numpy as np, scipy.sparse as sp, sc_dask as sd
+    >>> two_pairs = sp.csr_matrix(np.kron(np.eye(2), [[0, 1], [1, 0]]))
+    >>> sd.metrics.modularity(two_pairs, [0, 0, 1, 1])
+    0.5
     """
     codes = pd.factorize(np.asarray(labels))[0].astype(np.int32)
     if connectivities.shape != (codes.size, codes.size):

@@ -94,6 +94,15 @@ def convert(
         ``src`` is damaged or of an unknown kind.
     InputError
         An option that the format does not have.
+
+    Examples
+    --------
+    >>> import sc_dask as sd, tempfile
+    >>> folder = tempfile.mkdtemp()
+    >>> sd.datasets.simulate(200, 300, seed=1).to_memory().write_h5ad(f"{folder}/cells.h5ad")
+    >>> _ = sd.convert(f"{folder}/cells.h5ad", f"{folder}/cells.zarr")
+    >>> sd.read(f"{folder}/cells.zarr").shape
+    (200, 300)
     """
     source, target = Location.parse(src, storage_options), Location.parse(out, out_storage_options)
     kind = _kind(source)

@@ -68,6 +68,14 @@ def read(
     Passes: none over X; two over a csc matrix. Memory: obs, var and the other small elements, and 16 bytes a row. Of
     2 million cells with 10 columns (5 numeric, 3 categorical, 2 of text) and names of 21 letters, 246 bytes per cell
     were kept and 362 the peak of what Python allocated; with ``lazy_obs`` 79 and 160.
+
+    Examples
+    --------
+    >>> import sc_dask as sd, tempfile
+    >>> path = f"{tempfile.mkdtemp()}/cells.zarr"
+    >>> sd.write(sd.datasets.simulate(200, 300, seed=1), path)
+    >>> sd.read(path).shape
+    (200, 300)
     """
     location = Location.parse(path, storage_options)
     if block_bytes is not None and block_bytes < 1:

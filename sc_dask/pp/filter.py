@@ -79,6 +79,14 @@ def filter_cells(
     ------
     InputError
         Not exactly one bound, or no cell would be left.
+
+    Examples
+    --------
+    >>> import sc_dask as sd
+    >>> adata = sd.datasets.simulate(200, 300, seed=1)
+    >>> sd.pp.filter_cells(adata, min_counts=1)
+    >>> bool((adata.obs["n_counts"] >= 1).all())
+    True
     """
     name, bound = _bound(min_counts=min_counts, min_genes=min_genes, max_counts=max_counts, max_genes=max_genes)
     adata = data.copy() if copy else data
@@ -131,6 +139,14 @@ def filter_genes(
     ------
     InputError
         Not exactly one bound, or no gene would be left.
+
+    Examples
+    --------
+    >>> import sc_dask as sd
+    >>> adata = sd.datasets.simulate(200, 300, seed=1)
+    >>> sd.pp.filter_genes(adata, min_cells=3)
+    >>> bool((adata.var["n_cells"] >= 3).all())
+    True
     """
     name, bound = _bound(min_counts=min_counts, min_cells=min_cells, max_counts=max_counts, max_cells=max_cells)
     adata = data.copy() if copy else data

@@ -95,6 +95,16 @@ def highly_variable_genes(
     ------
     InputError
         An option that the flavor does not have, or values that are not finite.
+
+    Examples
+    --------
+    >>> import sc_dask as sd
+    >>> adata = sd.datasets.simulate(200, 300, seed=1)
+    >>> sd.pp.normalize_total(adata, target_sum=1e4)
+    >>> sd.pp.log1p(adata)
+    >>> sd.pp.highly_variable_genes(adata, n_top_genes=50)
+    >>> int(adata.var["highly_variable"].sum())
+    50
     """
     v3, residuals = flavor in ("seurat_v3", "seurat_v3_paper"), flavor == "pearson_residuals"
     if flavor not in _FLAVORS:

@@ -145,6 +145,14 @@ def log1p(data: AnnData, *, base: float | None = None, copy: bool = False, layer
     ------
     InputError
         A base that is no base of a logarithm.
+
+    Examples
+    --------
+    >>> import sc_dask as sd
+    >>> adata = sd.datasets.simulate(200, 300, seed=1)
+    >>> sd.pp.log1p(adata, base=2)
+    >>> adata.uns["log1p"]
+    {'base': 2}
     """
     if base is not None and (not base > 0 or base == 1):
         raise InputError(f"base={base}", "a number above 0 and not 1, or None")

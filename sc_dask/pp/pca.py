@@ -91,6 +91,16 @@ def pca(
     ------
     InputError
         ``n_comps`` is more than there are cells or genes, an option does not apply to the solver, or X is not finite.
+
+    Examples
+    --------
+    >>> import sc_dask as sd
+    >>> adata = sd.datasets.simulate(200, 300, seed=1)
+    >>> sd.pp.normalize_total(adata, target_sum=1e4)
+    >>> sd.pp.log1p(adata)
+    >>> sd.pp.pca(adata, n_comps=10)
+    >>> adata.obsm["X_pca"].shape
+    (200, 10)
     """
     solver = _solver(svd_solver, chunked, chunk_size, zero_center)
     adata = data.copy() if copy else data

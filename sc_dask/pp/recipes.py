@@ -53,6 +53,14 @@ def recipe_seurat(adata: AnnData, *, log: bool = True, plot: bool = False, copy:
     ------
     InputError
         ``plot`` is set, or no cell or gene is left.
+
+    Examples
+    --------
+    >>> import sc_dask as sd
+    >>> adata = sd.datasets.simulate(200, 3000, seed=1)
+    >>> sd.pp.recipe_seurat(adata)
+    >>> bool(0 < adata.n_vars < 3000)
+    True
     """
     _no_plot(plot)
     adata = adata.copy() if copy else adata
@@ -104,6 +112,14 @@ def recipe_zheng17(
     ------
     InputError
         ``plot`` is set, ``n_top_genes`` is not positive, or no gene is left.
+
+    Examples
+    --------
+    >>> import sc_dask as sd
+    >>> adata = sd.datasets.simulate(200, 300, seed=1)
+    >>> sd.pp.recipe_zheng17(adata, n_top_genes=50)
+    >>> adata.n_vars
+    50
     """
     _no_plot(plot)
     if n_top_genes < 1:

@@ -66,6 +66,16 @@ def scale(
         An option is out of range, ``mask_obs`` does not fit, or X is not finite.
     MissingKeyError
         No such layer, element of obsm or column.
+
+    Examples
+    --------
+    >>> import sc_dask as sd
+    >>> adata = sd.datasets.simulate(200, 300, seed=1)
+    >>> sd.pp.normalize_total(adata, target_sum=1e4)
+    >>> sd.pp.log1p(adata)
+    >>> sd.pp.scale(adata, max_value=10)
+    >>> abs(float(adata.X[:, 0].compute().mean())) < 1e-5
+    True
     """
     if layer is not None and obsm is not None:
         raise InputError("both layer and obsm were given", "one of them")

@@ -305,7 +305,7 @@ def test_signature__has_scanpys_names_and_defaults(name: str) -> None:
 def test_docstring__tells_parameters_writes_passes_memory_and_errors(name: str) -> None:
     function = public()[name]
     doc = inspect.getdoc(function) or ""
-    for section in ("Parameters", "Returns", "Writes", "Raises"):
+    for section in ("Parameters", "Returns", "Writes", "Raises", "Examples"):
         assert re.search(rf"^{section}\n-+$", doc, re.M), section
     assert re.search(r"^Passes: .*\d", doc, re.M)
     assert re.search(r"\bMemory: ", doc)
