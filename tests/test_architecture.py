@@ -242,18 +242,25 @@ def test_import__a_verb_is_never_shadowed_by_its_file(package: str) -> None:
     names = [what.rsplit(".", 1)[1] for _, what in imports(ast.walk(init))]
     stems = [name for name in names if (PACKAGE / package / f"{name}.py").exists()]
     assert stems
-    # the file first, then the package, then the file again
-    for stem in stems:
-        run_python(
-            f"import sc_dask.{package}.{stem}, sys, types\n"
-            f"import importlib; importlib.import_module('sc_dask.{package}.{stem}')\n"
-            f"import sc_dask as sd; verbs = sd.{package}\n"
-            "assert verbs.__all__\n"
-            "for name in verbs.__all__:\n"
-            "    f = getattr(verbs, name)\n"
-            "    assert isinstance(f, types.FunctionType), (name, f)\n"
-            f"    scope = {{}}; exec(f'from sc_dask.{package} import {{name}}', scope); assert scope[name] is f\n"
-        )
+    # the file first, then the package, then the file again; each in a process that has not seen sc_dask
+    run_python(
+        "import os, sys\n"
+        "import anndata, dask.array, numba, scipy.stats, xarray  # what takes long, once\n"
+        f"for stem in {stems!r}:\n"
+        "    if (child := os.fork()) == 0:\n"
+        "        import importlib, types\n"
+        f"        name = f'sc_dask.{package}.{{stem}}'\n"
+        "        exec(f'import {name}')\n"
+        "        importlib.import_module(name)\n"
+        f"        import sc_dask as sd; verbs = sd.{package}\n"
+        "        assert verbs.__all__\n"
+        "        for name in verbs.__all__:\n"
+        "            f = getattr(verbs, name)\n"
+        "            assert isinstance(f, types.FunctionType), (name, f)\n"
+        f"            scope = {{}}; exec(f'from sc_dask.{package} import {{name}}', scope); assert scope[name] is f\n"
+        "        os._exit(0)\n"
+        "    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0, stem\n"
+    )
 
 
 def test_import__walls_are_configured() -> None:

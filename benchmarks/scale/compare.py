@@ -36,21 +36,27 @@ def jobs_of(path: Path, engines: Sequence[str], n_threads: int, own: Mapping[str
     return floor + [Job(e, "to_pca", (e, str(path)), own if e == "sc_dask" else {}) for e in engines]
 
 
-def rounds(jobs: Sequence[Job], n_runs: int, n_threads: int) -> dict[str, list[Measured]]:
-    """Run all jobs in turn, ``n_runs`` times after one round that compiles and fills the page cache."""
+def rounds(jobs: Sequence[Job], n_runs: int, n_threads: int, n_warm_ups: int = 1) -> dict[str, list[Measured]]:
+    """Run all jobs in turn, ``n_runs`` times after a round that compiles and fills the page cache."""
     found: dict[str, list[Measured]] = {job.name: [] for job in jobs}
-    for i in range(n_runs + 1):
+    for i in range(1 - n_warm_ups, n_runs + 1):
         for job in jobs:
             m = run_job(job.module, *job.args, n_threads=n_threads, timeout_s=6 * 3600, options=job.options)
-            said = "warm-up" if i == 0 else f"run {i} of {n_runs}"
+            said = "warm-up" if i < 1 else f"run {i} of {n_runs}"
             print(f"{said}: {job.name}, {m.seconds:.1f} s", file=sys.stderr, flush=True)
-            if i:
+            if i > 0:
                 found[job.name].append(m)
     return found
 
 
 def compare(
-    path: Path, engines: Sequence[str], n_runs: int, n_threads: int, memory: str | None, out: Path
+    path: Path,
+    engines: Sequence[str],
+    n_runs: int,
+    n_threads: int,
+    memory: str | None,
+    out: Path,
+    n_warm_ups: int = 1,
 ) -> dict[str, Path]:
     """Measure, and write ``scale-<store>.md``, ``.png`` and three ``.csv``; returns where they are."""
     facts = budget.facts_of(path)
@@ -58,7 +64,8 @@ def compare(
     for line in refused.values():
         print(line, file=sys.stderr)
     own = budget.options(path, memory, n_threads) if "sc_dask" in engines else {}
-    found = rounds(jobs_of(path, [e for e in engines if e not in refused], n_threads, own), n_runs, n_threads)
+    jobs = jobs_of(path, [e for e in engines if e not in refused], n_threads, own)
+    found = rounds(jobs, n_runs, n_threads, n_warm_ups)
     wall, cpu = (results.floor_of(found, facts, figure) for figure in ("seconds", "cpu_s"))
     engine_rows = results.engine_rows(found, wall, cpu, memory)
     tables = {
@@ -96,6 +103,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--store", type=Path, help="measure this AnnData zarr store instead")
     parser.add_argument("--source", type=Path, help="real counts that the atlas is made from [PBMC3k]")
     parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--warm-ups", type=int, default=1, help="rounds before, which are thrown away")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--engines", nargs="+", choices=list(ENGINES), default=list(ENGINES))
     parser.add_argument("--memory", metavar="SIZE", help="budget of sc_dask, for instance 1GiB: smaller blocks")
@@ -110,13 +118,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
     if args.store is not None and args.source is not None:
         parser.error("found --store and --source; expected one of them: a store is measured as it is")
-    if args.runs < 1 or args.threads < 1:
-        parser.error(f"found --runs {args.runs} --threads {args.threads}; expected 1 or more")
+    if args.runs < 1 or args.threads < 1 or args.warm_ups < 0:
+        parser.error(f"found --runs {args.runs} --threads {args.threads}; expected 1 or more (--warm-ups: 0 or more)")
     try:
         n_obs = stores.n_cells(args.size)
     except ValueError as err:
         parser.error(str(err))
     path = args.store or stores.atlas(n_obs, args.source, args.cache, args.threads)
-    places = compare(path, args.engines, args.runs, args.threads, args.memory, args.out)
+    places = compare(path, args.engines, args.runs, args.threads, args.memory, args.out, args.warm_ups)
     print(places["text"].read_text())
     print("\n".join(f"{name:<8} {place}" for name, place in places.items()))

@@ -104,7 +104,7 @@ def test_hvg__seurat_v3_checks_only_when_asked() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"flavor": "monocle"}, "flavor='monocle'; expected 'seurat', 'cell_ranger', 'seurat_v3'"),
+        ({"flavor": "monocle"}, "flavor='monocle'; expected one of: seurat, cell_ranger, seurat_v3"),
         ({"n_top_genes": 0}, "n_top_genes=0; expected a number from 1 to 60"),
         ({"n_top_genes": 10, "max_mean": 4}, "max_mean together with n_top_genes"),
         ({"flavor": "seurat_v3", "min_disp": 0.4}, "min_disp together with flavor='seurat_v3'"),

@@ -35,7 +35,19 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def compared(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("compared")
-    command = ["--size", str(N_OBS), "--source", str(source), "--runs", "1", "--engines", "sc_dask", "scanpy"]
+    command = [
+        "--size",
+        str(N_OBS),
+        "--source",
+        str(source),
+        "--runs",
+        "1",
+        "--warm-ups",
+        "0",
+        "--engines",
+        "sc_dask",
+        "scanpy",
+    ]
     compare.main([*command, "--memory", "2GiB", "--cache", str(folder / "data"), "--out", str(folder)])
     return folder
 

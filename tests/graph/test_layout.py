@@ -94,7 +94,14 @@ def test_umap__any_number_of_threads_gives_the_same(init_pos: str) -> None:
     np.testing.assert_array_equal(one, three)
 
 
-@pytest.mark.parametrize("options", [{}, {"init_pos": "multilevel"}, {"min_dist": 0.1}, {"n_components": 3}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"init_pos": "multilevel"},
+        *(pytest.param(o, marks=pytest.mark.slow) for o in ({"min_dist": 0.1}, {"n_components": 3})),
+    ],
+)
 def test_umap__is_as_good_as_umap_learns(options: dict[str, object]) -> None:
     x = cells(6000)
     graph = weigh(knn(x, 15))

@@ -245,8 +245,8 @@ CASES = (
     Case("tl.umap", 0, 0, connected),
     Case("tl.umap", 0, 0, connected, {"key_added": "map", "maxiter": 20, "init_pos": "multilevel"}),
     Case("tl.umap", 0, 0, connected, {"maxiter": 20, "method": "umap-learn"}),
-    Case("tl.tsne", 0, 0, reduced, {"perplexity": 5}),
-    Case("tl.tsne", 0, 0, reduced, {"perplexity": 5, "key_added": "map", "use_rep": "X_other"}),
+    Case("tl.tsne", 0, 0, reduced, {"perplexity": 5, "n_jobs": 1}),
+    Case("tl.tsne", 0, 0, reduced, {"perplexity": 5, "n_jobs": 1, "key_added": "map", "use_rep": "X_other"}),
     Case("tl.dendrogram", 0, 0, reduced, {"groupby": "group"}),
     Case("tl.dendrogram", 1, 1, logged, {"groupby": "group", "use_rep": "X", "key_added": "tree"}),
     Case("tl.dendrogram", 1, 1, logged, {"groupby": ["group", "batch"], "var_names": ["gene3", "gene9", "gene4"]}),
@@ -270,6 +270,8 @@ CASES = (
     Case("tl.transfer_labels", 0, 0, reduced, {"obs": ["group", "depth"], "key_added": ["kind", "sum"]}, made=_REF),
 )
 READING = tuple(c for c in CASES if c.reads)
+# One call of each function that stands for its others where only the way that it is run or stored differs.
+FIRST = tuple({c.function: c for c in reversed(CASES)}.values())
 KEEPING = {"pp.sample", "pp.subsample"}  # they keep some cells or genes of every slot and write none
 MAKERS = {"tl.sim"}  # they make an AnnData and get none, so that there is none to read, cut or write slots of
 

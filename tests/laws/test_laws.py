@@ -28,6 +28,7 @@ from tests.laws.compare import differ, differences, leaves, slots_of
 from tests.laws.registry import (
     ABSENT,
     CASES,
+    FIRST,
     KEEPING,
     MAKERS,
     N_OBS,
@@ -149,7 +150,7 @@ def pool() -> Iterator[ProcessPoolExecutor]:
         yield pool
 
 
-@cases(argvalues=READING)
+@cases(argvalues=[c for c in FIRST if c.reads])
 def test_chunk__processes_give_the_same(case: Case, pool: ProcessPoolExecutor) -> None:
     with dask.config.set(scheduler="processes", pool=pool, num_workers=2), stage("law") as s:
         got = case.run(lazy(case.start(), 3))
@@ -166,7 +167,7 @@ def threads_client() -> Iterator[Any]:
         yield client
 
 
-@cases(argvalues=READING)
+@cases(argvalues=[c for c in FIRST if c.reads])
 def test_chunk__a_distributed_client_gives_the_same(case: Case, threads_client: Any) -> None:
     with threads_client.as_current(), dask.config.set(scheduler=threads_client):
         got = case.run(lazy(case.start(), 5))
