@@ -146,7 +146,7 @@ def test_annotation__names_simulated_cells(tmp_path: Path) -> None:
     assert set(found) == {"predicted_labels", "majority_voting", "transferred"} and min(found.values()) > 0.95
     labelled = ad.read_zarr(tmp_path / "labelled.zarr")
     assert labelled.obs["transferred_uncertainty"].between(0, 1).all()
-    assert sum(c.endswith("_score") for c in labelled.obs) == 6
+    assert sum(c.startswith("group_") and c.endswith("_score") for c in labelled.obs) == 6
     dots = pd.read_csv(tmp_path / "dotplot.csv", header=[0, 1], index_col=0)
     assert dots["share"].to_numpy().max() <= 1 and len(dots) == labelled.obs["majority_voting"].nunique()
 

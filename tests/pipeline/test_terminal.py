@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +66,9 @@ def test_ctrl_c__ends_with_130_and_can_go_on(finished: Finished, tmp_path: Path)
     (tmp_path / "quick.yaml").write_text(json.dumps(SETTINGS))
     out = tmp_path / "out" / "result.zarr"
     arguments = ("run", finished.source, "--out", out, "--config", tmp_path / "quick.yaml")
-    with start(*arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+    # tests that run in the background of a shell have SIGINT ignored, and so would what they start
+    heard = {"preexec_fn": partial(signal.signal, signal.SIGINT, signal.SIG_DFL)}
+    with start(*arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **heard) as process:
         while process.poll() is None and not (tmp_path / "out" / "result.zarr.work" / "manifest.json").exists():
             time.sleep(0.01)
         process.send_signal(signal.SIGINT)
