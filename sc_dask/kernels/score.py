@@ -12,7 +12,6 @@ import numba
 import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
-from scipy.stats import rankdata
 
 from sc_dask.kernels.csr import Array, Block, values
 from sc_dask.kernels.normalize import TABLE_SIZE, log1p_of
@@ -50,6 +49,8 @@ def control_genes(
     -------
     Places of the controls in the pool, increasing; the bins that had no gene to draw from.
     """
+    from scipy.stats import rankdata  # slow to import
+
     finite = np.flatnonzero(np.isfinite(means))
     per_bin = int(np.round(len(finite) / (n_bins - 1)))
     ranks = rankdata(_rounded(means[finite]), method="min")

@@ -25,7 +25,7 @@ MIN_BLOCK_BYTES = 2 * MIB
 # text or other formats adds, and what each stage's own libraries and compiled code add. Measured with the cache full.
 _BASE = 312 * MIB
 _COMPILING = 130 * MIB
-_CONVERTED, _HVG, _GRAPH, _PYNNDESCENT, _LEIDEN, _UMAP, _FIGURES = (n * MIB for n in (75, 35, 70, 265, 40, 15, 150))
+_CONVERTED, _HVG, _GRAPH, _PYNNDESCENT, _LEIDEN, _UMAP, _FIGURES = (n * MIB for n in (75, 35, 85, 265, 40, 15, 150))
 _FILTER = 15 * MIB
 _IVF = 90 * MIB  # compiled code of the search by clusters
 _INDEX = 95 * MIB  # of pynndescent while it is built
