@@ -25,11 +25,11 @@ MIN_BLOCK_BYTES = 2 * MIB
 # text or other formats adds, and what each stage's own libraries and compiled code add. Measured with the cache full.
 _BASE = 312 * MIB
 _COMPILING = 130 * MIB
-_CONVERTED, _HVG, _GRAPH, _PYNNDESCENT, _LEIDEN, _UMAP, _FIGURES = (n * MIB for n in (75, 35, 85, 265, 40, 15, 150))
-_FILTER = 15 * MIB
+_CONVERTED, _HVG, _GRAPH, _PYNNDESCENT, _LEIDEN, _UMAP, _FIGURES = (n * MIB for n in (75, 35, 70, 265, 40, 15, 150))
+_FILTER, _PCA = 15 * MIB, 25 * MIB
 _IVF = 90 * MIB  # compiled code of the search by clusters
 _INDEX = 95 * MIB  # of pynndescent while it is built
-_RETAINED = 0.35  # of what PCA took, the allocator gives back later or never
+_RETAINED = 0.39  # of what PCA took, the allocator gives back later or never
 _CELL_BYTES = 145  # obs with its names
 _QC_CELL_BYTES = 315  # QC columns while they are made and while cells are filtered
 _PCA_CELL_BYTES = 100  # what is left of them
@@ -138,7 +138,7 @@ def _peaks(facts: Info, s: Settings, z: _Sizes) -> dict[str, int]:
         "filter": seen + _FILTER + int(1.8 * z.lanes * z.lane_block) + z.lanes * 24 * n_vars,
         "normalize": seen + int(1.5 * z.lanes * z.lane_block),
         "hvg": seen + _HVG + int(1.5 * z.lanes * z.lane_block) + z.lanes * 56 * n_vars * batches,
-        "pca": base + _PCA_CELL_BYTES * z.n_obs + pca,
+        "pca": base + _PCA_CELL_BYTES * z.n_obs + _PCA + pca,
         "neighbors": graph
         + 2 * z.scores
         + z.edges * _EDGE_BYTES
@@ -149,8 +149,8 @@ def _peaks(facts: Info, s: Settings, z: _Sizes) -> dict[str, int]:
         + (10 * MIB if s.leiden.flavor == "sc_dask" else _LEIDEN)
         + z.edges * (_LEIDEN_EDGE[s.leiden.flavor] - _LATER),
         "umap": after + z.edges * _UMAP_EDGE[s.umap.method],
-        "markers": after + int(1.4 * z.lanes * z.lane_block) + z.lanes * 24 * n_vars * _GROUPS,
-        "write": after + (0 if s.write.x == "none" else shards),
+        "markers": after + int(1.2 * z.lanes * z.lane_block) + z.lanes * 24 * n_vars * _GROUPS,
+        "write": after + (0 if s.write.x == "none" else int(1.05 * shards)),
         "figures": after + min(_FIGURES, 40 * MIB + z.decoded),
     }
 
