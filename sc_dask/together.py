@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from types import TracebackType
 from typing import Any
 
 import pandas as pd
 
 from sc_dask.array import meeting, run
-from sc_dask.array.blocks import Lazy
 from sc_dask.errors import InputError
 
 # What reads X and columns that are named in the call, and nothing that another of them writes unless it is named.
@@ -110,7 +110,7 @@ class Batch:
     ) -> None:
         if kind is not None or not self._calls:
             return
-        seats = meeting.hold(self._calls, _computed, self._may_write)
+        seats = meeting.hold(self._calls, partial(run.compute_all, label="batch"), self._may_write)
         for call, seat in zip(self._calls, seats, strict=True):
             if seat.error is None:
                 call.finished(seat.value)
@@ -128,11 +128,6 @@ class Batch:
                     "calls that do not need each other",
                     "use two batches, one after the other",
                 )
-
-
-def _computed(lazies: list[Lazy[Any]]) -> list[Any]:
-    found = run.compute(*lazies, label="batch")
-    return [found] if len(lazies) == 1 else list(found)
 
 
 def batch() -> Batch:

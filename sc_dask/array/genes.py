@@ -392,11 +392,7 @@ def _gene_bytes(block: Block) -> np.ndarray:
     return np.asarray(n, np.int64) * (4 + block.dtype.itemsize)
 
 
-def _plus(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    return a + b
-
-
-GENE_BYTES: Reduction[np.ndarray, np.ndarray] = Reduction(_gene_bytes, _plus)
+GENE_BYTES: Reduction[np.ndarray, np.ndarray] = Reduction(_gene_bytes, np.add)
 
 
 def _gathered(kernel: Kernel, x: RowBlocks, label: str, const: dict[str, Any]) -> Any:

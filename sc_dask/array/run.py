@@ -58,11 +58,12 @@ def compute(*lazies: Lazy[Any], label: str = "pass") -> Any:
     The answer, or a tuple of answers in the order of the arguments.
     """
     seat = meeting.seat()
-    found = _computed(lazies, label) if seat is None else seat.ask(lazies)
+    found = compute_all(lazies, label) if seat is None else seat.ask(lazies)
     return found[0] if len(found) == 1 else tuple(found)
 
 
-def _computed(lazies: Sequence[Lazy[Any]], label: str) -> list[Any]:
+def compute_all(lazies: Sequence[Lazy[Any]], label: str = "pass") -> list[Any]:
+    """Make what was described, now, and return the answers in the order of the arguments."""
     found: list[Any] = [None] * len(lazies)
     for ordered in (False, True):
         chosen = [(i, z) for i, z in enumerate(lazies) if (z.kind == "fold") == ordered]

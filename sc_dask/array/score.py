@@ -8,12 +8,9 @@ from sc_dask.array import run
 from sc_dask.array.blocks import Reduction, RowBlocks, ahead, collect_rows, reduce_rows
 from sc_dask.array.normalize import factors, is_log_of_counts, with_dropped_genes
 from sc_dask.array.source import Block
+from sc_dask.kernels.csr import col_lookup
 from sc_dask.kernels.qc import col_totals
 from sc_dask.kernels.score import group_sums, log_col_totals, log_group_sums, members
-
-
-def _add(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    return a + b
 
 
 def _log_totals(block: Block, totals: np.ndarray, *, target_sum: float, base: float | None) -> np.ndarray:
@@ -32,8 +29,8 @@ def _log_group_sums(
     return log_group_sums(block, factors(totals, target_sum), lookup, member, base)
 
 
-TOTALS: Reduction[np.ndarray, np.ndarray] = Reduction(col_totals, _add)
-LOG_TOTALS: Reduction[np.ndarray, np.ndarray] = Reduction(_log_totals, _add)
+TOTALS: Reduction[np.ndarray, np.ndarray] = Reduction(col_totals, np.add)
+LOG_TOTALS: Reduction[np.ndarray, np.ndarray] = Reduction(_log_totals, np.add)
 
 
 def gene_means(x: RowBlocks) -> np.ndarray:
@@ -62,18 +59,12 @@ def scores(x: RowBlocks, sets: list[np.ndarray], controls: list[np.ndarray]) -> 
     if is_log_of_counts(x):
         const = dict(x.expr.steps[-1].const)
         whole, cols = with_dropped_genes(x)
-        lookup = _lookup(genes if cols is None else cols[genes], whole.shape[1])
+        lookup = col_lookup(genes if cols is None else cols[genes], whole.shape[1])
         lazy = ahead(collect_rows(_log_group_sums, whole, lookup=lookup, member=member, **const))
     elif x.expr.steps:
         lookup = np.arange(len(genes), dtype=np.int32)
         lazy = collect_rows(group_sums, x.pick_cols(genes), lookup=lookup, member=member)
     else:
-        lazy = collect_rows(group_sums, x, lookup=_lookup(genes, x.shape[1]), member=member)
+        lazy = collect_rows(group_sums, x, lookup=col_lookup(genes, x.shape[1]), member=member)
     means = run.compute(lazy, label="scores") / [len(g) for g in groups]
     return means[:, : len(sets)] - means[:, len(sets) :]
-
-
-def _lookup(genes: np.ndarray, n_vars: int) -> np.ndarray:
-    lookup = np.full(n_vars, -1, np.int32)
-    lookup[genes] = np.arange(len(genes), dtype=np.int32)
-    return lookup

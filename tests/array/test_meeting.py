@@ -14,10 +14,6 @@ DENSE = np.arange(60, dtype=np.float32).reshape(20, 3)
 SUM = Reduction(lambda b: b.sum(axis=0), lambda a, b: a + b)
 
 
-def computed(lazies: list[Any]) -> list[Any]:
-    return list(run.compute(*lazies)) if len(lazies) > 1 else [run.compute(*lazies)]
-
-
 def test_hold__rounds_are_computed_together() -> None:
     x, rounds = lazy(DENSE, 4), []
 
@@ -26,7 +22,7 @@ def test_hold__rounds_are_computed_together() -> None:
 
     def counted(lazies: list[Any]) -> list[Any]:
         rounds.append(len(lazies))
-        return computed(lazies)
+        return run.compute_all(lazies)
 
     seats = meeting.hold([sums(1), sums(3), sums(0), sums(2)], counted)
     assert rounds == [3, 2, 1] and source_of(x).passes == 3
@@ -47,7 +43,7 @@ def test_hold__one_runs_at_a_time_in_order() -> None:
 
         return go
 
-    meeting.hold([func(i) for i in range(4)], computed)
+    meeting.hold([func(i) for i in range(4)], run.compute_all)
     assert heard == [(part, i) for part in range(2) for i in range(4)]
 
 
@@ -57,7 +53,7 @@ def test_hold__an_error_is_of_its_function_alone() -> None:
     def wrong() -> None:
         raise KeyError("mine")
 
-    seats = meeting.hold([wrong, lambda: run.compute(reduce_rows(SUM, x))], computed)
+    seats = meeting.hold([wrong, lambda: run.compute(reduce_rows(SUM, x))], run.compute_all)
     assert isinstance(seats[0].error, KeyError) and seats[1].error is None
     np.testing.assert_array_equal(seats[1].value, DENSE.sum(axis=0))
 
@@ -74,6 +70,6 @@ def test_hold__an_error_of_a_pass_reaches_all_that_asked() -> None:
         return "caught"
 
     bad = Reduction(broken, lambda a, b: a)
-    seats = meeting.hold([caught, lambda: run.compute(reduce_rows(bad, x)), lambda: source], computed)
+    seats = meeting.hold([caught, lambda: run.compute(reduce_rows(bad, x)), lambda: source], run.compute_all)
     assert seats[0].value == "caught"
     assert isinstance(seats[1].error, OSError) and seats[2].error is None
