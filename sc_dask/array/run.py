@@ -169,7 +169,7 @@ def call(func: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     if c is None:
         return func(*args, **kwargs)
     name = _new_name(func.__name__.strip("_"))
-    future = _submit(c, {name: (_called, func, Item((args, kwargs)))}, name)
+    future = _submit(c, {name: (_called, func, Item((args, kwargs)))}, name, {})
     value, said, rss = _wait(c, future, lambda: 0, 1, current_stage())
     for warning in said:
         warnings.warn(warning, stacklevel=3)
@@ -223,7 +223,7 @@ def _execute(dsk: dict[Any, Any], name: str, end: str, n_tasks: int, label: str,
         listener.on_pass(stage.name, label, n_tasks)
     c = client()
     if c is not None:
-        return _execute_on_cluster(c, dsk, name, end, n_tasks, stage)
+        return _execute_on_cluster(c, dsk, name, end, n_tasks, n_lanes, stage)
     METER.empty()  # what a plain Dask compute read before is not part of this pass
     get = _scheduler() or dask.threaded.get
     with blas_threads(max(1, config.n_threads() // max(1, n_lanes))), _Progress(name, n_tasks, stage):
@@ -266,20 +266,35 @@ def _n_waiting(name: str, end: str, n_tasks: int, dask_scheduler: Any = None) ->
     )
 
 
-def _submit(c: Any, dsk: dict[Any, Any], end: str) -> Any:
-    """Return the future of ``end``.
+def _places(c: Any, name: str, n_tasks: int, n_lanes: int) -> dict[Any, str]:
+    """Return the workers where the first tasks of a job begin: one for each lane, spread over all workers.
+
+    Left alone, the scheduler starts every lane where the recipe happens to lie, on one worker, and the others wait
+    until they steal. A lane stays where it began, since its carry is there. Few tasks are placed all of them.
+    """
+    nthreads: dict[str, int] = c.nthreads()
+    slots = [at for i in range(max(nthreads.values(), default=0)) for at, n in nthreads.items() if i < n]
+    n = n_tasks if n_tasks <= 2 * n_lanes else n_lanes
+    return {(name, i): slots[i % n_lanes % len(slots)] for i in range(n)} if slots else {}
+
+
+def _submit(c: Any, dsk: dict[Any, Any], end: str, places: dict[Any, str]) -> Any:
+    """Return the future of ``end``; ``places`` says where tasks run, as long as that worker lives.
 
     Of a plain dict, distributed would hash all values first: 2.5 s for 10,000 blocks, and an error for a value that
     does not pickle twice to the same bytes. Its advice against large graphs is for those that repeat their data:
     here each task carries its own slice of every row vector.
     """
-    graph = HighLevelGraph.from_collections(end, dsk, dependencies=())
+    with dask.annotate(workers=places.get, allow_other_workers=True) if places else contextlib.nullcontext():
+        graph = HighLevelGraph.from_collections(end, dsk, dependencies=())
     with dask.config.set({"distributed.admin.large-graph-warning-threshold": "1TB"}):
         return c.get(graph, end, sync=False, optimize_graph=False)
 
 
-def _execute_on_cluster(c: Any, dsk: dict[Any, Any], name: str, end: str, n_tasks: int, stage: Stage | None) -> Any:
-    future = _submit(c, dsk, end)
+def _execute_on_cluster(
+    c: Any, dsk: dict[Any, Any], name: str, end: str, n_tasks: int, n_lanes: int, stage: Stage | None
+) -> Any:
+    future = _submit(c, dsk, end, _places(c, name, n_tasks, n_lanes))
     out = _wait(c, future, lambda: n_tasks - c.run_on_scheduler(_n_waiting, name, end, n_tasks), n_tasks, stage)
     if stage and stage.listener:
         stage.listener.on_block(stage.name, n_tasks, n_tasks, stage.bytes_read)
@@ -289,12 +304,9 @@ def _execute_on_cluster(c: Any, dsk: dict[Any, Any], name: str, end: str, n_task
 def _wait(c: Any, future: Any, n_done: Callable[[], int], n_tasks: int, stage: Stage | None) -> Any:
     """Wait for a future; a job without progress for the deadline is given up, never waited for."""
     deadline_s = float(config.get("stall-timeout-s"))
-    done, since, wait_s = 0, time.monotonic(), 0.02
-    while not future.done():
-        time.sleep(wait_s)
-        wait_s = min(_POLL_S, wait_s * 1.5)
-        if future.done() or wait_s < _POLL_S:
-            continue
+    done, since, finished = 0, time.monotonic(), threading.Event()
+    future.add_done_callback(lambda _: finished.set())
+    while not finished.wait(_POLL_S) and not future.done():
         now = done
         with contextlib.suppress(OSError, TimeoutError):  # the scheduler does not answer
             now = n_done()

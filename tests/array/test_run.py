@@ -285,6 +285,17 @@ def test_map_tasks__counts_what_is_read(scheduler: str) -> None:
     assert sum(sums) == DENSE.sum() and s.passes == 1 and s.bytes_read == DENSE.nbytes
 
 
+def test_places__lanes_are_spread_over_workers_then_over_their_threads() -> None:
+    class Cluster:
+        def nthreads(self) -> dict[str, int]:
+            return {"a": 1, "b": 2}
+
+    assert run._places(Cluster(), "p", 100, 3) == {("p", 0): "a", ("p", 1): "b", ("p", 2): "b"}
+    assert run._places(Cluster(), "p", 2, 2) == {("p", 0): "a", ("p", 1): "b"}
+    few = run._places(Cluster(), "p", 5, 3)  # the others follow their lanes
+    assert [few["p", i] for i in range(5)] == ["a", "b", "b", "a", "b"]
+
+
 def test_call__runs_here_without_a_cluster() -> None:
     assert run.call(lambda a, b=1: a + b, 2, b=3) == 5
 

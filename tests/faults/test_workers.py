@@ -59,6 +59,12 @@ def row_sums(block: Block) -> np.ndarray:
     return np.asarray(block.sum(axis=1)).ravel()
 
 
+def wait_and_tell(seconds: float, shared: str) -> int:
+    assert shared
+    time.sleep(seconds)
+    return os.getpid()
+
+
 TOTAL: Reduction[int, int] = Reduction(total, add)
 
 
@@ -87,15 +93,14 @@ def slow(folder: Path, n_blocks: int = 30) -> RowBlocks:
     return from_source(SlowRows((10 * n_blocks, 3), str(folder)), np.arange(0, 10 * n_blocks + 1, 10))
 
 
-def kill_when(n_files: int, folder: Path, pids: list[int]) -> threading.Thread:
-    """Kill processes once so many blocks have been read."""
+def kill_when(n_files: int, folder: Path, pid: int) -> threading.Thread:
+    """Kill a process once it has read so many blocks."""
 
     def kill() -> None:
         deadline = time.monotonic() + 60
-        while len(list(folder.iterdir())) < n_files and time.monotonic() < deadline:
+        while len(list(folder.glob(f"*-{pid}"))) < n_files and time.monotonic() < deadline:
             time.sleep(0.02)
-        for pid in pids:
-            os.kill(pid, signal.SIGKILL)
+        os.kill(pid, signal.SIGKILL)
 
     thread = threading.Thread(target=kill)
     thread.start()
@@ -108,7 +113,7 @@ def pids(cluster: Any) -> list[int]:
 
 def test_pass__a_killed_worker_does_not_change_the_result(cluster: Any, tmp_path: Path) -> None:
     victim, x = pids(cluster)[0], slow(tmp_path)
-    thread = kill_when(10, tmp_path, [victim])
+    thread = kill_when(5, tmp_path, victim)
     with log.stage("pass") as stage:
         answer, rows = run.compute(reduce_rows(TOTAL, x), collect_rows(row_sums, x))
     thread.join()
@@ -118,6 +123,17 @@ def test_pass__a_killed_worker_does_not_change_the_result(cluster: Any, tmp_path
     readers = {name.name.split("-")[1] for name in tmp_path.iterdir()}
     assert str(victim) in readers and len(readers) >= 2  # it had really been at work
     assert len(list(tmp_path.iterdir())) > 30  # and blocks of its lane were read again
+
+
+def test_pass__every_worker_gets_its_lane(cluster: Any, tmp_path: Path) -> None:
+    run.compute(reduce_rows(TOTAL, slow(tmp_path, 20)))
+    readers = [name.name.split("-")[1] for name in tmp_path.iterdir()]
+    assert min(readers.count(str(pid)) for pid in pids(cluster)) >= 5  # 10 each unless one was slow to start
+
+
+def test_tasks__few_of_them_are_dealt_out(cluster: Any) -> None:
+    readers = run.map_tasks(wait_and_tell, [0.2] * 4, shared="something")
+    assert all(pid in readers for pid in pids(cluster))
 
 
 def test_pass__without_workers_it_ends_within_the_deadline(cluster: Any, tmp_path: Path) -> None:
