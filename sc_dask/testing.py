@@ -162,9 +162,9 @@ def compute_counter() -> Iterator[Computes]:
     """Count what sc_dask computes in the ``with`` block, in any thread."""
     counted, execute = Computes(), run._execute
 
-    def counting(dsk: Any, name: str, end: str, n_tasks: int, label: str, n_lanes: int) -> Any:
+    def counting(dsk: Any, name: str, label: str, *where: Any) -> Any:
         counted.labels.append(label)
-        return execute(dsk, name, end, n_tasks, label, n_lanes)
+        return execute(dsk, name, label, *where)
 
     with mock.patch.object(run, "_execute", counting):
         yield counted

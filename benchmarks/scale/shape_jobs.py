@@ -63,16 +63,10 @@ def _choose(path: str, batch_key: str | None) -> dict[str, float]:
 def workers(path: str, n_workers: str, work_dir: str) -> dict[str, Any]:
     """Take counts to X_pca on so many worker processes of one thread each; the first time warms them up."""
     import dask
-    from distributed import Client, LocalCluster
 
-    with (
-        dask.config.set({"sc-dask.work-dir": work_dir}),
-        LocalCluster(
-            n_workers=int(n_workers), threads_per_worker=1, host="127.0.0.1", dashboard_address="127.0.0.1:0",
-            memory_limit=0,
-        ) as cluster,
-        Client(cluster),
-    ):  # fmt: skip
+    from sc_dask import cluster
+
+    with dask.config.set({"sc-dask.work-dir": work_dir, "num_workers": int(n_workers)}), cluster.client("processes"):
         sc_dask(path, min_genes=1)
         return sc_dask(path, min_genes=1)
 

@@ -84,6 +84,17 @@ def describe(xs: Sequence[RowBlocks], lazies: Sequence[Lazy[Any]], in_place: boo
     return Recipe(tuple(plans), outputs, xs[0].expr.bounds, in_place)
 
 
+def several(carry: Carry | None, recipe: Recipe, blocks: Item) -> Carry:
+    """Add blocks one after the other: (index, args, vectors) of each, as `step` takes them.
+
+    The first makes a new state, which the others may change: nobody else has seen it.
+    """
+    for i, (index, args, vectors) in enumerate(blocks.value):
+        carry = step(carry, recipe if i == 0 else replace(recipe, in_place=True), index, args, vectors)
+    assert carry is not None
+    return carry
+
+
 def step(carry: Carry | None, recipe: Recipe, index: int, args: Item, vectors: Item, block: Any = None) -> Carry:
     """Read block ``index`` and add it to the carry (a new one: the old may be needed again after a lost worker).
 
@@ -153,6 +164,43 @@ def merge_lanes(recipe: Recipe, *carries: Carry) -> Carry:
     return Carry(tuple(states), parts, rows, n_bytes, max(c.rss for c in carries))
 
 
+def without_parts(carry: Carry) -> Carry:
+    """Return what a lane has learnt, less what it has for single blocks."""
+    return replace(carry, parts=[])
+
+
+def parts_of(carry: Carry) -> list[tuple[int, dict[Any, Any]]]:
+    """Return what a lane has for single blocks."""
+    return carry.parts
+
+
+def part_keys(name: str, lanes: np.ndarray) -> list[Any]:
+    """Return the keys of what lanes have for single blocks, where a graph keeps that apart."""
+    return [(f"{name}-part", lane) for lane in range(int(lanes.max()) + 1)]
+
+
+def with_sheets(recipe: Recipe, xs: Sequence[RowBlocks]) -> Recipe:
+    """Return the same for the driver, which writes rows where they belong as they come."""
+
+    def sheeted(output: Output, x: RowBlocks) -> Output:
+        return replace(output, sheet=Sheet(x.shape[0])) if output.kind == "rows" else output
+
+    outputs = (tuple(sheeted(o, x) for o in of_x) for of_x, x in zip(recipe.outputs, xs, strict=True))
+    return replace(recipe, outputs=tuple(outputs))
+
+
+def settle(recipe: Recipe, carry: Carry, parts: list[tuple[int, dict[Any, Any]]]) -> None:
+    """Write what a lane has for single blocks into the sheets, and keep the rest with the carry."""
+    sheets = [(("out", i), o.sheet) for i, o in enumerate(o for outputs in recipe.outputs for o in outputs) if o.sheet]
+    for index, part in parts:
+        for key, sheet in sheets:
+            if sheet.takes(part.get(key), int(recipe.bounds[index])):
+                del part[key]
+        if part:
+            carry.parts.append((index, part))
+    carry.parts.sort(key=lambda p: p[0])
+
+
 def answers(recipe: Recipe, carry: Carry) -> list[Any]:
     """Return the answer of each output, matrix after matrix."""
     found = []
@@ -170,23 +218,51 @@ def answers(recipe: Recipe, carry: Carry) -> list[Any]:
     return found
 
 
+def deal(n_blocks: int, slots: Sequence[str]) -> np.ndarray:
+    """Return the lane of every block: each worker takes a run of blocks, and its lanes take turns.
+
+    A chunk that neighbouring blocks share is then decoded once, in the process of both. ``slots``: the worker of
+    each lane, those of one worker side by side, not more than blocks.
+    """
+    cuts = [i for i in range(1, len(slots)) if slots[i] != slots[i - 1]]
+    edges = np.array([0, *cuts, len(slots)])
+    bounds = edges * n_blocks // len(slots)
+    runs = zip(edges[:-1], np.diff(edges), np.diff(bounds), strict=True)
+    return np.concatenate([first + np.arange(n) % n_lanes for first, n_lanes, n in runs])
+
+
 def graph(
-    name: str, xs: Sequence[RowBlocks], recipe: Recipe, rows: list[list[tuple[np.ndarray, ...]]], n_lanes: int
+    name: str,
+    xs: Sequence[RowBlocks],
+    recipe: Recipe,
+    rows: list[list[tuple[np.ndarray, ...]]],
+    lanes: np.ndarray,
+    *,
+    per_task: int = 1,
+    apart: bool = False,
 ) -> dict[Any, Any]:
-    """Return the tasks of a pass: blocks are dealt to lanes, ``<name>-end`` merges them.
+    """Return the tasks of a pass: blocks go to their lanes, ``<name>-end`` merges them.
 
     ``rows``: the row vectors of every output, for every matrix. Where the recipe has no source, a task takes its
     rows along: from a Dask graph of somebody else's, or from a matrix in memory that not every worker needs whole.
+    Otherwise a task may take several blocks of its lane, and is called after the first. ``apart``: what lanes have
+    for single blocks stays with them, for `part_keys`, so that no worker ever holds all rows.
     """
     expr = xs[0].expr
     dsk: dict[Any, Any] = {f"{name}-recipe": recipe}
-    last: list[Any] = [None] * n_lanes
+    last: list[Any] = [None] * (int(lanes.max()) + 1)
+    waiting: list[list[Any]] = [[] for _ in last]
     for i in range(expr.n_blocks):
         start, stop = int(expr.bounds[i]), int(expr.bounds[i + 1])
         first, *others = (x.expr.args(start, stop) for x in xs)
         args = (first, *(replace(a, given=None) for a in others))  # rows are made once
         vectors = tuple(tuple(tuple(r[start:stop] for r in of_one) for of_one in of_x) for of_x in rows)
-        key, lane = (name, i), i % n_lanes
+        key, lane = (name, i), int(lanes[i])
+        if per_task > 1:
+            waiting[lane].append((i, Item(args), Item(vectors)))
+            if len(waiting[lane]) == per_task:
+                _add_several(dsk, name, last, waiting, lane)
+            continue
         task: tuple[Any, ...] = (step, last[lane], f"{name}-recipe", i, Item(args), Item(vectors))
         if isinstance(expr.source, ForeignSource):
             task = (*task, expr.source.key(args[0]))
@@ -194,10 +270,25 @@ def graph(
             task = (*task, Item(MemorySource(expr.source.read(args[0].start, args[0].stop), "")))
         dsk[key] = task
         last[lane] = key
+    for lane in range(len(last)):
+        _add_several(dsk, name, last, waiting, lane)
+    if apart:
+        for lane, key in enumerate(part_keys(name, lanes)):
+            dsk[key] = (parts_of, last[lane])
+            dsk[f"{name}-state", lane] = (without_parts, last[lane])
+            last[lane] = (f"{name}-state", lane)
     dsk[f"{name}-end"] = (merge_lanes, f"{name}-recipe", *last)
     if isinstance(expr.source, ForeignSource):
         _fuse_foreign(dsk, expr.source, name, expr.n_blocks)
     return dsk
+
+
+def _add_several(dsk: dict[Any, Any], name: str, last: list[Any], waiting: list[list[Any]], lane: int) -> None:
+    """Make a task of the blocks that wait in a lane."""
+    if waiting[lane]:
+        key = (name, waiting[lane][0][0])
+        dsk[key] = (several, last[lane], f"{name}-recipe", Item(waiting[lane]))
+        last[lane], waiting[lane] = key, []
 
 
 def _fuse_foreign(dsk: dict[Any, Any], source: ForeignSource, name: str, n_blocks: int) -> None:

@@ -14,10 +14,12 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import dask
 import dask.threaded
+import numpy as np
 import psutil
 from dask.base import get_scheduler
 from dask.callbacks import Callback
@@ -32,6 +34,7 @@ from sc_dask.errors import ScDaskWarning, StalledError
 from sc_dask.log import Stage, current_stage, peak_rss_bytes, reset_peak_rss
 
 _POLL_S = 0.5
+_MOST_BLOCKS, _TASKS = 8, 24  # of a task, and at least so many tasks in a lane before they take several blocks
 _counter = 0
 _counter_lock = threading.Lock()
 
@@ -83,11 +86,21 @@ def _one_pass(xs: Sequence[RowBlocks], lazies: list[list[Lazy[Any]]], label: str
     # a matrix in memory need not go to every worker: each task takes its rows along
     sourceless = isinstance(source, ForeignSource) or (isinstance(source, MemorySource) and client() is not None)
     recipe = passes.describe(xs, [z for of_x in lazies for z in of_x], in_place, sourceless)
-    n_blocks = xs[0].expr.n_blocks
-    n_lanes = 1 if lazies[0][0].kind == "fold" else max(1, min(n_blocks, n_workers()))
-    name = _new_name(label)
-    dsk = passes.graph(name, xs, recipe, [[z.rows for z in of_x] for of_x in lazies], n_lanes)
-    carry: passes.Carry = _execute(dsk, name, f"{name}-end", n_blocks, label, n_lanes)
+    slots = _slots(1 if lazies[0][0].kind == "fold" else xs[0].expr.n_blocks)
+    lanes = passes.deal(xs[0].expr.n_blocks, slots)
+    # Every task copies its lane's state once (32 MiB of a Gram matrix): not for every block of a long pass.
+    per_task = 1 if in_place or sourceless else max(1, min(_MOST_BLOCKS, len(lanes) // (_TASKS * len(slots))))
+    name, apart = _new_name(label), client() is not None
+    rows = [[z.rows for z in of_x] for of_x in lazies]
+    dsk = passes.graph(name, xs, recipe, rows, lanes, per_task=per_task, apart=apart)
+    carry: passes.Carry
+    if apart:
+        recipe = passes.with_sheets(recipe, xs)
+        carry, *parts = _execute(dsk, name, label, lanes, slots, passes.part_keys(name, lanes))
+        for get in parts:
+            passes.settle(recipe, carry, get())
+    else:
+        carry = _execute(dsk, name, label, lanes, slots)
     _record(carry.rows, carry.n_bytes, carry.rss, xs[0].expr.n_source_rows)
     passes.keep_found(xs, carry)
     return passes.answers(recipe, carry)
@@ -146,7 +159,8 @@ def map_tasks(
     for i, item in enumerate(items):
         dsk[(name, i)] = (_one_task, func, Item(item), shared_key)
     dsk[f"{name}-end"] = (_gather, *((name, i) for i in range(len(items))))
-    results = _execute(dsk, name, f"{name}-end", len(items), label, n_workers())
+    slots = _slots()
+    results = _execute(dsk, name, label, np.arange(len(items)) % len(slots), slots)
     _record(sum(r[1] for r in results), sum(r[2] for r in results), max(r[3] for r in results), n_rows)
     return [r[0] for r in results]
 
@@ -169,7 +183,7 @@ def call(func: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     if c is None:
         return func(*args, **kwargs)
     name = _new_name(func.__name__.strip("_"))
-    future = _submit(c, {name: (_called, func, Item((args, kwargs)))}, name, {})
+    (future,) = _submit(c, {name: (_called, func, Item((args, kwargs)))}, [name], {})
     value, said, rss = _wait(c, future, lambda: 0, 1, current_stage())
     for warning in said:
         warnings.warn(warning, stacklevel=3)
@@ -216,18 +230,38 @@ def n_workers() -> int:
     return config.n_threads()
 
 
-def _execute(dsk: dict[Any, Any], name: str, end: str, n_tasks: int, label: str, n_lanes: int) -> Any:
+def _slots(most: int | None = None) -> list[str]:
+    """Return the worker of every lane, at most ``most`` of them: over all workers, then over their threads.
+
+    Lanes of one worker are side by side. Without a cluster a worker has no name.
+    """
+    c = client()
+    if c is None:
+        return [""] * max(1, n_workers() if most is None else min(most, n_workers()))
+    nthreads: dict[str, int] = c.nthreads()
+    slots = [at for i in range(max(nthreads.values(), default=0)) for at, n in nthreads.items() if i < n][:most]
+    return [at for at in nthreads for _ in range(slots.count(at))] or [""]
+
+
+def _execute(
+    dsk: dict[Any, Any], name: str, label: str, lanes: np.ndarray, slots: Sequence[str], apart: Sequence[Any] = ()
+) -> Any:
+    """Return what ``<name>-end`` is; ``lanes``: of each task ``(name, i)``, ``slots``: the worker of each lane.
+
+    ``apart``: keys whose values a cluster keeps until they are asked for; they follow as functions that fetch them.
+    """
     stage = current_stage()
     listener = stage.listener if stage else None
     if listener and stage:
-        listener.on_pass(stage.name, label, n_tasks)
+        listener.on_pass(stage.name, label, len(lanes))
     c = client()
     if c is not None:
-        return _execute_on_cluster(c, dsk, name, end, n_tasks, n_lanes, stage)
+        found = _execute_on_cluster(c, dsk, name, lanes, slots, stage, apart)
+        return found if apart else found[0]
     METER.empty()  # what a plain Dask compute read before is not part of this pass
     get = _scheduler() or dask.threaded.get
-    with blas_threads(max(1, config.n_threads() // max(1, n_lanes))), _Progress(name, n_tasks, stage):
-        return get(dsk, end, num_workers=config.n_threads())
+    with blas_threads(max(1, config.n_threads() // len(slots))), _Progress(name, len(lanes), stage):
+        return get(dsk, f"{name}-end", num_workers=config.n_threads())
 
 
 @contextlib.contextmanager
@@ -266,39 +300,52 @@ def _n_waiting(name: str, end: str, n_tasks: int, dask_scheduler: Any = None) ->
     )
 
 
-def _places(c: Any, name: str, n_tasks: int, n_lanes: int) -> dict[Any, str]:
-    """Return the workers where the first tasks of a job begin: one for each lane, spread over all workers.
+def _places(name: str, lanes: np.ndarray, slots: Sequence[str]) -> dict[Any, str]:
+    """Return the workers where the first task of every lane begins; of a short job, all tasks.
 
     Left alone, the scheduler starts every lane where the recipe happens to lie, on one worker, and the others wait
-    until they steal. A lane stays where it began, since its carry is there. Few tasks are placed all of them.
+    until they steal. A lane stays where it began, since its carry is there.
     """
-    nthreads: dict[str, int] = c.nthreads()
-    slots = [at for i in range(max(nthreads.values(), default=0)) for at, n in nthreads.items() if i < n]
-    n = n_tasks if n_tasks <= 2 * n_lanes else n_lanes
-    return {(name, i): slots[i % n_lanes % len(slots)] for i in range(n)} if slots else {}
+    first = np.unique(lanes, return_index=True)[1]
+    placed = range(len(lanes)) if len(lanes) <= 2 * len(slots) else first.tolist()
+    return {(name, i): slots[lanes[i]] for i in placed if slots[lanes[i]]}
 
 
-def _submit(c: Any, dsk: dict[Any, Any], end: str, places: dict[Any, str]) -> Any:
-    """Return the future of ``end``; ``places`` says where tasks run, as long as that worker lives.
+def _submit(c: Any, dsk: dict[Any, Any], keys: Sequence[Any], places: dict[Any, str]) -> list[Any]:
+    """Return the futures of ``keys``; ``places`` says where tasks run, as long as that worker lives.
 
     Of a plain dict, distributed would hash all values first: 2.5 s for 10,000 blocks, and an error for a value that
     does not pickle twice to the same bytes. Its advice against large graphs is for those that repeat their data:
     here each task carries its own slice of every row vector.
     """
     with dask.annotate(workers=places.get, allow_other_workers=True) if places else contextlib.nullcontext():
-        graph = HighLevelGraph.from_collections(end, dsk, dependencies=())
+        graph = HighLevelGraph.from_collections(str(keys[0]), dsk, dependencies=())
     with dask.config.set({"distributed.admin.large-graph-warning-threshold": "1TB"}):
-        return c.get(graph, end, sync=False, optimize_graph=False)
+        futures: list[Any] = c.get(graph, list(keys), sync=False, optimize_graph=False)
+        return futures
 
 
 def _execute_on_cluster(
-    c: Any, dsk: dict[Any, Any], name: str, end: str, n_tasks: int, n_lanes: int, stage: Stage | None
-) -> Any:
-    future = _submit(c, dsk, end, _places(c, name, n_tasks, n_lanes))
-    out = _wait(c, future, lambda: n_tasks - c.run_on_scheduler(_n_waiting, name, end, n_tasks), n_tasks, stage)
+    c: Any,
+    dsk: dict[Any, Any],
+    name: str,
+    lanes: np.ndarray,
+    slots: Sequence[str],
+    stage: Stage | None,
+    apart: Sequence[Any],
+) -> list[Any]:
+    end, n_blocks = f"{name}-end", len(lanes)
+    n_tasks = sum(1 for key in dsk if isinstance(key, tuple) and key[0] == name)
+
+    def n_done() -> int:
+        waiting = c.run_on_scheduler(_n_waiting, name, end, n_tasks)
+        return int(n_blocks * (n_tasks - waiting) / n_tasks)
+
+    future, *others = _submit(c, dsk, [end, *apart], _places(name, lanes, slots))
+    out = _wait(c, future, n_done, n_blocks, stage)
     if stage and stage.listener:
-        stage.listener.on_block(stage.name, n_tasks, n_tasks, stage.bytes_read)
-    return out
+        stage.listener.on_block(stage.name, n_blocks, n_blocks, stage.bytes_read)
+    return [out, *(partial(_wait, c, other, n_done, n_blocks, stage) for other in others)]
 
 
 def _wait(c: Any, future: Any, n_done: Callable[[], int], n_tasks: int, stage: Stage | None) -> Any:

@@ -5,13 +5,14 @@ import time
 from collections import namedtuple
 from dataclasses import dataclass
 from typing import Any
+from unittest import mock
 
 import dask
 import numpy as np
 import pytest
 import scipy.sparse as sp
 
-from sc_dask.array import normalize, run
+from sc_dask.array import normalize, passes, run
 from sc_dask.array.blocks import (
     Reduction,
     collect_rows,
@@ -285,15 +286,46 @@ def test_map_tasks__counts_what_is_read(scheduler: str) -> None:
     assert sum(sums) == DENSE.sum() and s.passes == 1 and s.bytes_read == DENSE.nbytes
 
 
-def test_places__lanes_are_spread_over_workers_then_over_their_threads() -> None:
+def test_slots__workers_first_then_their_threads() -> None:
     class Cluster:
         def nthreads(self) -> dict[str, int]:
-            return {"a": 1, "b": 2}
+            return {"a": 1, "b": 2, "c": 2}
 
-    assert run._places(Cluster(), "p", 100, 3) == {("p", 0): "a", ("p", 1): "b", ("p", 2): "b"}
-    assert run._places(Cluster(), "p", 2, 2) == {("p", 0): "a", ("p", 1): "b"}
-    few = run._places(Cluster(), "p", 5, 3)  # the others follow their lanes
-    assert [few["p", i] for i in range(5)] == ["a", "b", "b", "a", "b"]
+    with mock.patch.object(run, "client", Cluster):
+        assert run._slots() == ["a", "b", "b", "c", "c"]
+        assert run._slots(4) == ["a", "b", "b", "c"]
+        assert run._slots(2) == ["a", "b"]
+
+
+def test_deal__a_worker_takes_a_run_of_blocks_and_its_lanes_take_turns() -> None:
+    assert passes.deal(9, ["a", "b", "b"]).tolist() == [0, 0, 0, 1, 2, 1, 2, 1, 2]
+    assert passes.deal(5, ["", ""]).tolist() == [0, 1, 0, 1, 0]
+    assert passes.deal(3, ["a", "b", "c"]).tolist() == [0, 1, 2]
+
+
+def test_graph__long_lanes_take_several_blocks_a_task_and_keep_rows_apart() -> None:
+    source = lazy(DENSE, 20)
+    lazies = [reduce_rows(SUM, source), collect_rows(lambda b: b[:, 0], source)]
+    recipe = passes.describe([source], lazies, in_place=False, sourceless=False)
+    lanes = passes.deal(20, ["a", "b"])
+    dsk = passes.graph("p", [source], recipe, [[(), ()]], lanes, per_task=4, apart=True)
+    assert sorted(key[1] for key in dsk if isinstance(key, tuple) and key[0] == "p") == [0, 4, 8, 10, 14, 18]
+    end, *parts = dask.get(dsk, ["p-end", *passes.part_keys("p", lanes)])
+    assert end.parts == [] and [len(p) for p in parts] == [10, 10]
+    here = passes.with_sheets(recipe, [source])
+    for part in reversed(parts):
+        passes.settle(here, end, part)
+    total, rows = passes.answers(here, end)
+    np.testing.assert_array_equal(total, DENSE.sum(axis=0))
+    np.testing.assert_array_equal(rows, DENSE[:, 0])
+
+
+def test_places__a_lane_begins_at_its_worker() -> None:
+    slots = ["a", "b", "b"]
+    assert run._places("p", passes.deal(9, slots), slots) == {("p", 0): "a", ("p", 3): "b", ("p", 4): "b"}
+    few = run._places("p", passes.deal(5, slots), slots)  # the others follow their lanes
+    assert [few["p", i] for i in range(5)] == ["a", "b", "b", "b", "b"]
+    assert run._places("p", np.zeros(3, int), [""]) == {}
 
 
 def test_call__runs_here_without_a_cluster() -> None:

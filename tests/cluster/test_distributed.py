@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 import warnings
 from collections.abc import Callable
@@ -269,7 +270,7 @@ def test_graph_stages__on_a_worker_as_here(client: Any) -> None:
 def pass_graph(x: RowBlocks, rows: tuple[np.ndarray, ...]) -> dict[Any, Any]:
     lazy = reduce_rows(ROWS, x, *rows)
     recipe = passes.describe([x], [lazy], in_place=False, sourceless=False)
-    return passes.graph("pass", [x], recipe, [[lazy.rows]], 4)
+    return passes.graph("pass", [x], recipe, [[lazy.rows]], np.arange(x.expr.n_blocks) % 4)
 
 
 def test_pass__one_task_a_block_and_a_graph_of_ten_thousand_in_a_second() -> None:
@@ -331,6 +332,9 @@ def test_client__threads_start_nothing(kind: str | None) -> None:
 def test_client__processes_are_started_and_stopped() -> None:
     with dask.config.set(num_workers=1), cluster.client("processes") as c:
         assert run.n_processes() == 1
+        (found,) = c.run(dask.config.get, "distributed.worker.profile.enabled").values()
+        assert found is False
+        assert list(c.run(os.getenv, "MALLOC_MMAP_THRESHOLD_").values()) == [str(32 << 20)]
         assert all(address.startswith("tcp://127.0.0.1:") for address in c.nthreads())
     assert run.client() is None
 
