@@ -8,6 +8,8 @@ neighbour. What is not supported here is left to zarr.
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import itertools
 import threading
 from collections import OrderedDict
@@ -168,6 +170,11 @@ class Edges:
         with self._lock:
             self._kept.pop(key, None)
 
+    def clear(self) -> None:
+        """Forget all edges; who wants one again decodes it again."""
+        with self._lock:
+            self._kept.clear()
+
     @property
     def n_bytes(self) -> int:
         """Bytes of the decoded chunks that wait for a neighbour."""
@@ -177,6 +184,14 @@ class Edges:
 
 EDGES = Edges()
 _NUMBERS = itertools.count()  # of the readers: names of their edges
+
+
+def give_back() -> None:
+    """Give the system back what this process keeps for later: edges, free buffers, and (glibc) malloc's free memory."""
+    EDGES.clear()
+    BUFFERS.clear()
+    with contextlib.suppress(AttributeError, OSError):  # another malloc
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 # -- an array ------------------------------------------------------------------------------------

@@ -22,24 +22,25 @@ if TYPE_CHECKING:
 MIB = 2**20
 MIN_BLOCK_BYTES = 2 * MIB
 # What the process holds beside data: libraries, code that has yet to be compiled (numba's cache is empty), what reading
-# text or other formats adds, and what each stage's own libraries and compiled code add. Measured with the cache full.
-_BASE = 312 * MIB
-_COMPILING = 130 * MIB
-_CONVERTED, _HVG, _GRAPH, _PYNNDESCENT, _LEIDEN, _UMAP, _FIGURES = (n * MIB for n in (75, 35, 70, 265, 40, 15, 150))
-_FILTER, _PCA = 15 * MIB, 25 * MIB
-_IVF = 90 * MIB  # compiled code of the search by clusters
+# text or other formats adds, and what each stage's own libraries and compiled code add. Measured with the cache full:
+# PBMC3k, 50,000 simulated cells, 100,000 and 1.3 million of PBMC3k's kind. Between stages of a run the process gives
+# back what it does not use.
+_AT_START, _BASE, _COMPILING = 312 * MIB, 335 * MIB, 130 * MIB
+_CONVERTED, _HVG, _GRAPH, _PYNNDESCENT, _LEIDEN, _UMAP, _FIGURES = (n * MIB for n in (75, 15, 62, 265, 40, 15, 60))
+_KEPT = 22 * MIB  # of the last block, by a thread that waits for the next
+_FILTER, _MARKERS, _WRITE = 15 * MIB, 20 * MIB, 20 * MIB
+_POINTS = 118 * MIB  # of figures, while cells are drawn one by one
+_DRAWN_SINGLY = 100_000
 _INDEX = 95 * MIB  # of pynndescent while it is built
-_RETAINED = 0.39  # of what PCA took, the allocator gives back later or never
-_CELL_BYTES = 145  # obs with its names
-_QC_CELL_BYTES = 315  # QC columns while they are made and while cells are filtered
-_PCA_CELL_BYTES = 100  # what is left of them
-# Of a neighbour and cell, both directions: while neighbours are searched and weighed, and what stays. Then what
-# clusters and layout take, by who makes them.
-_EDGE_BYTES, _LATER = 20, 38
-_LEIDEN_EDGE = {"sc_dask": 30, "igraph": 225, "leidenalg": 225}
+_QC_CELL_BYTES, _CELL_BYTES = 460, 310  # obs and its names: while QC columns are made, and later
+# Of a neighbour and cell, both directions: while neighbours are searched and weighed, and what clusters and layout
+# take, by who makes them; then what is left of it.
+_EDGE_BYTES, _LATER, _LAST = 16, 38, 28
+_LEIDEN_EDGE = {"sc_dask": 27, "igraph": 225, "leidenalg": 225}
 _UMAP_EDGE = {"umap": 0, "umap-learn": 107}
 _GENES = 2000  # that cut-offs choose, before they are known
-_GROUPS = 12  # clusters, likewise
+_GROUPS, _CELLS_A_GROUP = 75, 2000  # clusters, likewise: 8 and one more for so many cells
+_GROUP_BYTES = 150  # of a gene's figures in a group
 _TILE_ROWS = 1024  # of the Gram matrix's dense tiles
 _SPLIT = 0.8  # of a Gram matrix's room is what one of frequent and rare genes takes
 
@@ -116,9 +117,10 @@ def _sizes(facts: Info, s: Settings, block: int, threads: int, n_genes: int | No
 def _peaks(facts: Info, s: Settings, z: _Sizes) -> dict[str, int]:
     """Return the projected peak of every stage in bytes."""
     n_vars = (facts.shape or (0, 0))[1]
-    base = _BASE + (0 if are_compiled() else _COMPILING) + (0 if is_read_in_place(facts) else _CONVERTED)
-    base += _CELL_BYTES * z.n_obs
-    seen = base + _QC_CELL_BYTES * z.n_obs
+    compiling = 0 if are_compiled() else _COMPILING
+    start = _AT_START + compiling + (0 if is_read_in_place(facts) else _CONVERTED)
+    first = start + _QC_CELL_BYTES * z.n_obs
+    base = _BASE + compiling + _CELL_BYTES * z.n_obs
     batches = 8 if s.hvg.batch_key else 1
     if s.pca.svd_solver == "randomized":
         pca = 8 * z.genes * min(9 * max(s.pca.n_comps or 50, 50), z.genes) * (z.lanes + 6)
@@ -127,18 +129,23 @@ def _peaks(facts: Info, s: Settings, z: _Sizes) -> dict[str, int]:
         pca = 8 * z.genes * (1000 + 3 * kept) + 16 * min(1000 + kept, z.genes) ** 2
     else:
         pca = int(8 * z.genes**2 * (_SPLIT * z.lanes + 3)) + z.lanes * _TILE_ROWS * z.genes * 4
-    pca += int(2.4 * z.lanes * z.lane_block) + z.scores  # a block, and what is left of it when cells were dropped
-    graph = base + _GRAPH + int(_RETAINED * pca) + z.scores
-    searched = 0 if z.exact_search else _IVF if s.neighbors.metric in IVF_METRICS else _PYNNDESCENT
+    # a block, what is left of it when cells were dropped, and the chosen genes of it, unpacked and packed
+    pca += int((1.2 + 2.9 * z.genes / max(n_vars, 1)) * z.lanes * z.lane_block) + z.scores
+    graph = base + _GRAPH + z.scores
+    searched = 0 if z.exact_search or s.neighbors.metric in IVF_METRICS else _PYNNDESCENT
     after = graph + searched + z.edges * _LATER + _UMAP
+    last = after - z.edges * (_LATER - _LAST)
     shards = min(140 * MIB + 90 * MIB * z.lanes, int(1.9 * z.decoded))
+    blocks = z.lanes * z.lane_block
+    tests = (z.lanes * 24 + _GROUP_BYTES) * n_vars * min(_GROUPS, 8 + z.n_obs // _CELLS_A_GROUP)
+    drawn = int(_POINTS * min(1, z.n_obs / _DRAWN_SINGLY) ** 2)
     return {
-        "convert": base + min(z.lanes * 2 * z.lane_block, z.float_work) + shards,
-        "qc": seen + int(1.5 * z.lanes * z.lane_block) + z.lanes * 24 * n_vars,
-        "filter": seen + _FILTER + int(1.8 * z.lanes * z.lane_block) + z.lanes * 24 * n_vars,
-        "normalize": seen + int(1.5 * z.lanes * z.lane_block),
-        "hvg": seen + _HVG + int(1.5 * z.lanes * z.lane_block) + z.lanes * 56 * n_vars * batches,
-        "pca": base + _PCA_CELL_BYTES * z.n_obs + _PCA + pca,
+        "convert": start + z.n_obs * _CELL_BYTES + min(2 * blocks, z.float_work) + shards,
+        "qc": first + int(1.5 * blocks) + z.lanes * 24 * n_vars,
+        "filter": first + _FILTER + int(1.8 * blocks) + z.lanes * 24 * n_vars,
+        "normalize": base + (int(1.5 * blocks) if s.normalize.target_sum is None else min(_KEPT, blocks)),
+        "hvg": base + _HVG + int(1.5 * blocks) + z.lanes * 56 * n_vars * batches,
+        "pca": base + pca,
         "neighbors": graph
         + 2 * z.scores
         + z.edges * _EDGE_BYTES
@@ -146,12 +153,12 @@ def _peaks(facts: Info, s: Settings, z: _Sizes) -> dict[str, int]:
         + (_INDEX if searched == _PYNNDESCENT else 0),
         "leiden": after
         - _UMAP
-        + (10 * MIB if s.leiden.flavor == "sc_dask" else _LEIDEN)
+        + (8 * MIB if s.leiden.flavor == "sc_dask" else _LEIDEN)
         + z.edges * (_LEIDEN_EDGE[s.leiden.flavor] - _LATER),
         "umap": after + z.edges * _UMAP_EDGE[s.umap.method],
-        "markers": after + int(1.2 * z.lanes * z.lane_block) + z.lanes * 24 * n_vars * _GROUPS,
-        "write": after + (0 if s.write.x == "none" else int(1.05 * shards)),
-        "figures": after + min(_FIGURES, 40 * MIB + z.decoded),
+        "markers": after + _MARKERS + int(1.3 * blocks) + tests,
+        "write": last + (0 if s.write.x == "none" else _WRITE + int(1.6 * shards)),
+        "figures": last + _FIGURES + drawn,
     }
 
 

@@ -25,6 +25,7 @@ from sc_dask.io.info import Info, info
 from sc_dask.io.store import Location, exists, open_group
 from sc_dask.io.write import write
 from sc_dask.io.zarr import is_complete
+from sc_dask.io.zchunks import give_back
 from sc_dask.pipeline import inputs, planning
 from sc_dask.pipeline.figures import make_figures
 from sc_dask.pipeline.manifest import Manifest, key_of, read_bytes, write_bytes
@@ -86,6 +87,7 @@ class _Run:
         else:
             del self.manifest.stages[self.index :]
             params = self.settings.sections(_SECTIONS.get(name, ()))
+            give_back()  # what an earlier stage needed is no part of this one's memory
             with log.stage(name, self.listener, **params) as s, slots.journal() as events:
                 yield None
             self.stages.append(s.as_dict())
@@ -346,6 +348,7 @@ def _write(job: _Run, adata: AnnData) -> None:
 def _report(job: _Run, adata: AnnData) -> tuple[tuple[str, ...], str | None]:
     """Put figures and the table of markers beside the store."""
     names = []
+    give_back()
     with log.stage("figures", job.listener) as s:
         for name, png in make_figures(adata).items():
             at = _beside(job.out, f"figures/{name}")

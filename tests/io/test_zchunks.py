@@ -240,6 +240,15 @@ def test_edges__are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         assert zchunks.EDGES.n_bytes == 24_000
 
 
+def test_give_back__nothing_is_kept_and_all_can_be_read_again(tmp_path: Path) -> None:
+    chunks = direct(tmp_path, stored(tmp_path, "int32", compressors=None))
+    part = chunks.read(10, 20)
+    assert zchunks.EDGES.n_bytes > 0
+    zchunks.give_back()
+    assert zchunks.EDGES.n_bytes == 0 and zchunks.BUFFERS.free_bytes == 0
+    np.testing.assert_array_equal(chunks.read(10, 20), part)
+
+
 def test_read__an_edge_that_failed_is_read_again(tmp_path: Path) -> None:
     array = stored(tmp_path, compressors=None)
     file, chunks = tmp_path / "x" / "c" / "0", direct(tmp_path, array)
