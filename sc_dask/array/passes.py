@@ -1,4 +1,4 @@
-"""What a pass is made of: one task a block, which reads it, runs its steps and adds to its lane's carry.
+"""What a pass is made of: tasks that read a block, or some, run their steps and add to their lane's carry.
 
 Several lazy matrices over the same rows of one source (counts, their logarithms, a few genes of them) share a pass: a
 block is read once and goes through the steps of each in turn.
@@ -59,6 +59,11 @@ class Recipe:
     bounds: np.ndarray
     in_place: bool  # no task is run twice: a state may be changed instead of copied
 
+    @property
+    def every(self) -> list[Output]:
+        """Return all outputs, matrix after matrix."""
+        return [output for of_x in self.outputs for output in of_x]
+
 
 def sharing(xs: Iterable[RowBlocks]) -> list[list[RowBlocks]]:
     """Put together what one pass can serve: matrices over the same rows of one source, cut at the same places."""
@@ -89,9 +94,11 @@ def several(carry: Carry | None, recipe: Recipe, blocks: Item) -> Carry:
 
     The first makes a new state, which the others may change: nobody else has seen it.
     """
-    for i, (index, args, vectors) in enumerate(blocks.value):
-        carry = step(carry, recipe if i == 0 else replace(recipe, in_place=True), index, args, vectors)
-    assert carry is not None
+    first, *others = blocks.value
+    carry = step(carry, recipe, *first)
+    own = replace(recipe, in_place=True)
+    for block in others:
+        carry = step(carry, own, *block)
     return carry
 
 
@@ -152,7 +159,7 @@ def _add(
 def merge_lanes(recipe: Recipe, *carries: Carry) -> Carry:
     """Return what all lanes have learnt."""
     states = []
-    for i, output in enumerate(o for outputs in recipe.outputs for o in outputs):
+    for i, output in enumerate(recipe.every):
         state = None
         if output.kind in ("reduce", "fold", "scan"):
             state = carries[0].states[i]
@@ -179,32 +186,23 @@ def part_keys(name: str, lanes: np.ndarray) -> list[Any]:
     return [(f"{name}-part", lane) for lane in range(int(lanes.max()) + 1)]
 
 
-def with_sheets(recipe: Recipe, xs: Sequence[RowBlocks]) -> Recipe:
-    """Return the same for the driver, which writes rows where they belong as they come."""
-
-    def sheeted(output: Output, x: RowBlocks) -> Output:
-        return replace(output, sheet=Sheet(x.shape[0])) if output.kind == "rows" else output
-
-    outputs = (tuple(sheeted(o, x) for o in of_x) for of_x, x in zip(recipe.outputs, xs, strict=True))
-    return replace(recipe, outputs=tuple(outputs))
-
-
-def settle(recipe: Recipe, carry: Carry, parts: list[tuple[int, dict[Any, Any]]]) -> None:
-    """Write what a lane has for single blocks into the sheets, and keep the rest with the carry."""
-    sheets = [(("out", i), o.sheet) for i, o in enumerate(o for outputs in recipe.outputs for o in outputs) if o.sheet]
-    for index, part in parts:
-        for key, sheet in sheets:
-            if sheet.takes(part.get(key), int(recipe.bounds[index])):
-                del part[key]
-        if part:
-            carry.parts.append((index, part))
+def settle(recipe: Recipe, carry: Carry, lanes: Iterable[list[tuple[int, dict[Any, Any]]]]) -> None:
+    """Write what lanes have for single blocks into the sheets as it comes, and keep the rest with the carry."""
+    sheets = [(("out", i), o.sheet) for i, o in enumerate(recipe.every) if o.sheet]
+    for parts in lanes:
+        for index, part in parts:
+            for key, sheet in sheets:
+                if sheet.takes(part.get(key), int(recipe.bounds[index])):
+                    del part[key]
+            if part:
+                carry.parts.append((index, part))
     carry.parts.sort(key=lambda p: p[0])
 
 
 def answers(recipe: Recipe, carry: Carry) -> list[Any]:
     """Return the answer of each output, matrix after matrix."""
     found = []
-    for i, output in enumerate(o for outputs in recipe.outputs for o in outputs):
+    for i, output in enumerate(recipe.every):
         if output.kind in ("reduce", "fold"):
             found.append(output.kernel.finalize(carry.states[i]))
         elif output.sheet is not None and output.sheet.array is not None:

@@ -1,8 +1,8 @@
 """The one place where something is computed: passes over X, with progress, metering and deadlines.
 
-A pass deals the blocks of one X to lanes. A task reads a block, runs its steps and merges what each
-output wants of it into the lane's carry; the carries merge at the end. So a block is read once
-whatever was asked of it, at most one block per lane is in memory, and no task waits with a block in its hand.
+A pass deals the blocks of one X to lanes. A task reads a block (on a cluster up to eight, one after the other), runs
+its steps and merges what each output wants of it into the lane's carry; the carries merge at the end. So a block is
+read once whatever was asked of it, at most one block per lane is in memory, and no task waits with a block in its hand.
 """
 
 from __future__ import annotations
@@ -85,7 +85,8 @@ def _one_pass(xs: Sequence[RowBlocks], lazies: list[list[Lazy[Any]]], label: str
     source, in_place = xs[0].expr.source, _shares_memory()
     # a matrix in memory need not go to every worker: each task takes its rows along
     sourceless = isinstance(source, ForeignSource) or (isinstance(source, MemorySource) and client() is not None)
-    recipe = passes.describe(xs, [z for of_x in lazies for z in of_x], in_place, sourceless)
+    every = [z for of_x in lazies for z in of_x]
+    recipe = passes.describe(xs, every, in_place, sourceless)
     slots = _slots(1 if lazies[0][0].kind == "fold" else xs[0].expr.n_blocks)
     lanes = passes.deal(xs[0].expr.n_blocks, slots)
     # Every task copies its lane's state once (32 MiB of a Gram matrix): not for every block of a long pass.
@@ -95,10 +96,9 @@ def _one_pass(xs: Sequence[RowBlocks], lazies: list[list[Lazy[Any]]], label: str
     dsk = passes.graph(name, xs, recipe, rows, lanes, per_task=per_task, apart=apart)
     carry: passes.Carry
     if apart:
-        recipe = passes.with_sheets(recipe, xs)
         carry, *parts = _execute(dsk, name, label, lanes, slots, passes.part_keys(name, lanes))
-        for get in parts:
-            passes.settle(recipe, carry, get())
+        recipe = passes.describe(xs, every, True, sourceless)  # the driver has sheets to write rows into
+        passes.settle(recipe, carry, (fetch() for fetch in parts))
     else:
         carry = _execute(dsk, name, label, lanes, slots)
     _record(carry.rows, carry.n_bytes, carry.rss, xs[0].expr.n_source_rows)
@@ -237,7 +237,7 @@ def _slots(most: int | None = None) -> list[str]:
     """
     c = client()
     if c is None:
-        return [""] * max(1, n_workers() if most is None else min(most, n_workers()))
+        return ([""] * n_workers())[:most]
     nthreads: dict[str, int] = c.nthreads()
     slots = [at for i in range(max(nthreads.values(), default=0)) for at, n in nthreads.items() if i < n][:most]
     return [at for at in nthreads for _ in range(slots.count(at))] or [""]

@@ -22,15 +22,15 @@ if TYPE_CHECKING:
 MIB = 2**20
 MIN_BLOCK_BYTES = 2 * MIB
 # What the process holds beside data: libraries, code that has yet to be compiled (numba's cache is empty), what reading
-# text or other formats adds, and what each stage's own libraries and compiled code add. Measured with the cache full:
-# PBMC3k, 50,000 simulated cells, 100,000 and 1.3 million of PBMC3k's kind. Between stages of a run the process gives
-# back what it does not use.
+# text or other formats adds, and what each stage's own libraries and compiled code add. All numbers here are fitted to
+# peaks of runs with the cache full, of PBMC3k, 50,000 simulated cells, 100,000 and 1.3 million of PBMC3k's kind; what
+# they are said to be of is where they were put, not something measured by itself. Between stages of a run the process
+# gives back what it does not use, so what an earlier stage took is not counted again.
 _AT_START, _BASE, _COMPILING = 312 * MIB, 335 * MIB, 130 * MIB
 _CONVERTED, _HVG, _GRAPH, _PYNNDESCENT, _LEIDEN, _UMAP, _FIGURES = (n * MIB for n in (75, 15, 62, 265, 40, 15, 60))
-_KEPT = 22 * MIB  # of the last block, by a thread that waits for the next
+_KEPT = 22 * MIB  # what is there in some runs and not in others after filtering
 _FILTER, _MARKERS, _WRITE = 15 * MIB, 20 * MIB, 20 * MIB
-_POINTS = 118 * MIB  # of figures, while cells are drawn one by one
-_DRAWN_SINGLY = 100_000
+_POINTS, _ALL_POINTS = 118 * MIB, 100_000  # of figures: from so many cells on it grows no more
 _INDEX = 95 * MIB  # of pynndescent while it is built
 _QC_CELL_BYTES, _CELL_BYTES = 460, 310  # obs and its names: while QC columns are made, and later
 # Of a neighbour and cell, both directions: while neighbours are searched and weighed, and what clusters and layout
@@ -118,7 +118,8 @@ def _peaks(facts: Info, s: Settings, z: _Sizes) -> dict[str, int]:
     """Return the projected peak of every stage in bytes."""
     n_vars = (facts.shape or (0, 0))[1]
     compiling = 0 if are_compiled() else _COMPILING
-    start = _AT_START + compiling + (0 if is_read_in_place(facts) else _CONVERTED)
+    start = _AT_START + compiling
+    converted = 0 if is_read_in_place(facts) else _CONVERTED
     first = start + _QC_CELL_BYTES * z.n_obs
     base = _BASE + compiling + _CELL_BYTES * z.n_obs
     batches = 8 if s.hvg.batch_key else 1
@@ -138,10 +139,10 @@ def _peaks(facts: Info, s: Settings, z: _Sizes) -> dict[str, int]:
     shards = min(140 * MIB + 90 * MIB * z.lanes, int(1.9 * z.decoded))
     blocks = z.lanes * z.lane_block
     tests = (z.lanes * 24 + _GROUP_BYTES) * n_vars * min(_GROUPS, 8 + z.n_obs // _CELLS_A_GROUP)
-    drawn = int(_POINTS * min(1, z.n_obs / _DRAWN_SINGLY) ** 2)
+    drawn = int(_POINTS * min(1, z.n_obs / _ALL_POINTS) ** 2)
     return {
-        "convert": start + z.n_obs * _CELL_BYTES + min(2 * blocks, z.float_work) + shards,
-        "qc": first + int(1.5 * blocks) + z.lanes * 24 * n_vars,
+        "convert": start + converted + z.n_obs * _CELL_BYTES + min(2 * blocks, z.float_work) + shards,
+        "qc": first + converted + int(1.5 * blocks) + z.lanes * 24 * n_vars,
         "filter": first + _FILTER + int(1.8 * blocks) + z.lanes * 24 * n_vars,
         "normalize": base + (int(1.5 * blocks) if s.normalize.target_sum is None else min(_KEPT, blocks)),
         "hvg": base + _HVG + int(1.5 * blocks) + z.lanes * 56 * n_vars * batches,

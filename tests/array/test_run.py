@@ -312,9 +312,8 @@ def test_graph__long_lanes_take_several_blocks_a_task_and_keep_rows_apart() -> N
     assert sorted(key[1] for key in dsk if isinstance(key, tuple) and key[0] == "p") == [0, 4, 8, 10, 14, 18]
     end, *parts = dask.get(dsk, ["p-end", *passes.part_keys("p", lanes)])
     assert end.parts == [] and [len(p) for p in parts] == [10, 10]
-    here = passes.with_sheets(recipe, [source])
-    for part in reversed(parts):
-        passes.settle(here, end, part)
+    here = passes.describe([source], lazies, in_place=True, sourceless=False)
+    passes.settle(here, end, reversed(parts))
     total, rows = passes.answers(here, end)
     np.testing.assert_array_equal(total, DENSE.sum(axis=0))
     np.testing.assert_array_equal(rows, DENSE[:, 0])

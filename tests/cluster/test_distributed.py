@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import anndata as ad
 import cloudpickle
@@ -22,6 +23,7 @@ import sc_dask as sd
 from sc_dask import cluster, log
 from sc_dask.array import passes, run
 from sc_dask.array.blocks import Reduction, RowBlocks, collect_rows, from_source, map_rows, reduce_rows
+from sc_dask.array.gram import GRAM
 from sc_dask.array.source import METER, Block
 from sc_dask.errors import InputError, RecallWarning
 from sc_dask.pipeline import run as run_pipeline
@@ -311,6 +313,37 @@ def test_pass__tells_of_progress_bytes_and_memory(client: Any) -> None:
     assert len(done) >= 3 and done == sorted(done) and done[-1] == 50 and 0 < done[0] < 50
     assert (stage.passes, stage.bytes_read) == (1.0, 1_000)
     assert stage.peak_rss_bytes > 50e6
+
+
+@dataclass(frozen=True)
+class Waves(EmptyRows):
+    """Rows that hang on their number alone."""
+
+    token: str = "waves"
+
+    def read(self, start: int, stop: int) -> Block:
+        METER.add(rows=stop - start)
+        rows, cols = np.arange(start, stop)[:, None], np.arange(self.shape[1])
+        return sp.csr_matrix(np.maximum(np.sin(rows * (cols + 1.0)), 0))
+
+
+def test_pass__tasks_of_several_blocks_give_what_threads_give(client: Any) -> None:
+    x = from_source(Waves((400, 6)), np.arange(0, 401, 2))
+
+    def found() -> tuple[Any, np.ndarray]:
+        answer: tuple[Any, np.ndarray] = run.compute(
+            reduce_rows(GRAM, x, dtype=np.float64), collect_rows(_numbers, x, np.arange(400))
+        )
+        return answer
+
+    with mock.patch.object(passes, "graph", wraps=passes.graph) as graph, log.stage("pass") as stage:
+        state, rows = found()
+    assert graph.call_args.kwargs["per_task"] == 4 and stage.passes == 1
+    with dask.config.set(scheduler="threads"):
+        expected, _ = found()
+    np.testing.assert_array_equal(rows, np.arange(400))
+    assert state.n == expected.n == 400
+    np.testing.assert_allclose(state.gram, expected.gram, rtol=1e-10, atol=1e-12)
 
 
 # -- finding the cluster -------------------------------------------------------------------------

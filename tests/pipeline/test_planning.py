@@ -13,7 +13,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import dask
-import numpy as np
 import pytest
 
 from sc_dask import datasets
@@ -169,8 +168,7 @@ def assert_holds(source: Path, report: dict[str, Any], settings: dict[str, Any])
     for s in report["stages"]:
         st = planned[s["name"]]
         ratio = st.peak_bytes / s["peak_rss_bytes"]
-        most = 1.25 if s["passes"] == st.passes else np.inf  # of a pass that was not needed it is an upper bound
-        assert 1 <= ratio <= most, (
+        assert 1 <= ratio <= 1.25, (
             f"{st.name}: planned {st.peak_bytes / MIB:.0f}, measured {s['peak_rss_bytes'] / MIB:.0f} MiB"
         )
         assert s["passes"] <= st.passes + 1e-6, st.name
