@@ -1,8 +1,9 @@
 """What must be known of a matrix before it is written: the stored values of each row, and the smallest exact type.
 
 Both are had without a pass where that is possible. Rows: from the indptr of a stored matrix, as long as rows were
-picked and values changed only; from facts. Type: from a sample, which can only be too narrow for the rest. The
-writer checks every block against what was taken for known, and has all of it counted where it was not so.
+picked and values changed only; from facts; where columns were picked, from the column numbers alone. Type: from a
+sample, which can only be too narrow for the rest. The writer checks every block against what was taken for known, and
+has all of it counted where it was not so.
 """
 
 from __future__ import annotations
@@ -16,9 +17,9 @@ import scipy.sparse as sp
 from sc_dask.array import run
 from sc_dask.array.blocks import RowBlocks, each_block
 from sc_dask.array.concat import ConcatSource
-from sc_dask.array.expr import Expr
-from sc_dask.array.source import Block, MemorySource
-from sc_dask.kernels.csr import nnz_per_row
+from sc_dask.array.expr import ColumnPick, Expr
+from sc_dask.array.source import METER, Block, MemorySource
+from sc_dask.kernels.csr import kept_per_row, nnz_per_row
 
 SAMPLE_VALUES = 128 << 10  # of each place
 SAMPLE_PLACES = 8
@@ -114,6 +115,45 @@ def _stored_row_nnz(expr: Expr) -> np.ndarray | None:
     return row_nnz if expr.rows is None else row_nnz[expr.rows]
 
 
+def kept_row_nnz(x: RowBlocks) -> np.ndarray | None:
+    """Return the stored values per row of a stored csr whose columns were picked, else None.
+
+    Reads the column numbers and no values: half a pass.
+    """
+    source: Any = x.expr.source
+    kept = _columns_kept(x.expr)
+    if kept is None or not hasattr(source, "opened"):
+        return None
+    bounds = x.expr.bounds.tolist()
+    items = [
+        (a.start, a.stop, a.rows) for a in (x.expr.args(i, j) for i, j in zip(bounds[:-1], bounds[1:], strict=True))
+    ]
+    parts = run.map_tasks(_count_kept, items, shared=(source, kept), label="count", n_rows=x.expr.n_source_rows)
+    return np.concatenate(parts)
+
+
+def _count_kept(item: tuple[int, int, np.ndarray | None], shared: tuple[Any, np.ndarray]) -> np.ndarray:
+    (start, stop, rows), (source, kept) = item, shared
+    indptr, indices = source.opened().columns(start, stop)
+    METER.add(rows=(stop - start + 1) // 2)
+    row_nnz = kept_per_row(indices, indptr, kept)
+    return row_nnz if rows is None else row_nnz[rows]
+
+
+def _columns_kept(expr: Expr) -> np.ndarray | None:
+    """Return a mask of the stored columns that are left; None where the steps do more than pick and change values."""
+    places = np.arange(expr.source.shape[1])  # of the stored columns, in what the steps before have left
+    for step in expr.steps:
+        if step.keeps_row_nnz:
+            continue
+        lookup = step.const.get("lookup") if isinstance(step, ColumnPick) and step.fill == 0 else None
+        if lookup is None:
+            return None
+        places = np.where(places >= 0, lookup[places], -1)
+    kept: np.ndarray = places >= 0
+    return kept
+
+
 def forecast(x: RowBlocks, *, narrow: bool, fractions: np.dtype[Any]) -> Forecast:
     """Say what X will be on disk, by a pass where nothing cheaper tells.
 
@@ -126,12 +166,14 @@ def forecast(x: RowBlocks, *, narrow: bool, fractions: np.dtype[Any]) -> Forecas
     fractions
         The type of all others, with ``narrow``; else the type is kept.
 
-    Passes: 1, or the share of a sample where the rows are known, or none.
+    Passes: 1, or a half where columns were picked, or the share of a sample where the rows are known, or none.
     """
     row_nnz = known_row_nnz(x)
     known = getattr(x.expr.source, "counts", None)
     if isinstance(known, Counts) and not x.expr.steps and x.expr.rows is None:  # an X that was set aside
         return _of_counts(known, x, narrow, fractions)
+    if x.expr.is_sparse and row_nnz is None:
+        row_nnz = kept_row_nnz(x)
     if x.expr.is_sparse and row_nnz is None:
         return counted(x, narrow=narrow, fractions=fractions)
     dtype = _sampled_type(x, row_nnz, fractions) if narrow else x.dtype

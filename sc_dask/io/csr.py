@@ -160,6 +160,12 @@ class StoredCSR:
                 f"{self.indices.name}, rows {start} to {stop}: {err.found}", err.expected, err.fix
             ) from err
 
+    def columns(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return indptr (from 0) and indices of rows ``start:stop`` as they are stored, without their values."""
+        indptr = self.rows(start, stop)
+        (indices,) = together([steps_of(self.indices, int(indptr[0]), int(indptr[-1]))])
+        return indptr - indptr[0], indices
+
     def _repeats_column(self, indptr: np.ndarray, start: int, stop: int) -> bool:
         inside = np.clip(indptr, start, stop)
         return self.shape[1] > 1 and bool(np.any(np.diff(inside) > 1))

@@ -11,7 +11,8 @@ ends of a shard may decode an inner chunk of the source twice.
 A dense matrix is cut into shards of whole rows. Chunks and shards are always set here, never ``"auto"``.
 
 Shards hold 64 MiB decoded (8 bytes a non-zero), smaller for a small matrix; inner chunks hold 512 Ki non-zeros
-(2 MiB of float32), compressed by blosc (lz4, bitshuffle), with a crc32c of every chunk and of every shard's index.
+(2 MiB of float32), compressed by blosc (lz4; bitshuffle, or none for floats that a sample shows to come again as they
+are), with a crc32c of every chunk and of every shard's index.
 
 A finished store says so in its root attribute ``sc_dask``: ``{"committed": true, "complete_chunks": true,
 "version": 1}``. ``complete_chunks`` promises that every chunk is stored, also one that is all zeros, so that a
@@ -31,7 +32,7 @@ import zarr
 from zarr.codecs import Crc32cCodec, ZstdCodec
 
 from sc_dask.errors import StoreError
-from sc_dask.io.shards import inner_codecs, put
+from sc_dask.io.shards import Shuffle, inner_codecs, put
 
 LAYOUT_VERSION = 1
 MARK = "sc_dask"
@@ -109,34 +110,49 @@ def _pair(shape: tuple[int, int]) -> tuple[int, int]:
 
 
 def create_sparse(
-    parent: zarr.Group, path: str, layout: SparseLayout, indptr: np.ndarray, encoding: str = "csr_matrix"
+    parent: zarr.Group,
+    path: str,
+    layout: SparseLayout,
+    indptr: np.ndarray,
+    encoding: str = "csr_matrix",
+    shuffle: Shuffle = "bitshuffle",
 ) -> zarr.Group:
     """Make the group of a sparse matrix: attributes, ``indptr`` whole, ``data`` and ``indices`` still without chunks.
 
-    With ``encoding="csc_matrix"`` the "rows" of the layout are the columns of the matrix.
+    With ``encoding="csc_matrix"`` the "rows" of the layout are the columns of the matrix. ``shuffle``: of ``data``.
     """
     group = parent.create_group(path, overwrite=True)
     shape = layout.shape if encoding == "csr_matrix" else layout.shape[::-1]
     group.attrs.update({"encoding-type": encoding, "encoding-version": "0.1.0", "shape": list(shape)})
-    for name, dtype in (("data", layout.dtype), ("indices", "int32")):
-        _create(group, name, (layout.nnz,), dtype, (layout.chunk_nnz,), (layout.shard_nnz,))
+    where = (layout.nnz,), (layout.chunk_nnz,), (layout.shard_nnz,)
+    _create(group, "data", layout.dtype, *where, shuffle)
+    _create(group, "indices", "int32", *where)
     chunk = max(1, min(CHUNK_BYTES // 8, len(indptr)))
     shard = chunk * max(1, min(32, -(-len(indptr) // chunk)))
-    out = _create(group, "indptr", (len(indptr),), "int64", (chunk,), (shard,))
+    out = _create(group, "indptr", "int64", (len(indptr),), (chunk,), (shard,))
     out[:] = np.asarray(indptr, np.int64)
     return group
 
 
-def create_dense(parent: zarr.Group, path: str, layout: DenseLayout) -> zarr.Array[Any]:
+def create_dense(
+    parent: zarr.Group, path: str, layout: DenseLayout, shuffle: Shuffle = "bitshuffle"
+) -> zarr.Array[Any]:
     """Make the array of a dense matrix, still without chunks."""
     width = max(1, layout.shape[1])
-    array = _create(parent, path, layout.shape, layout.dtype, (layout.chunk_rows, width), (layout.shard_rows, width))
+    chunk, shard = (layout.chunk_rows, width), (layout.shard_rows, width)
+    array = _create(parent, path, layout.dtype, layout.shape, chunk, shard, shuffle)
     array.attrs.update({"encoding-type": "array", "encoding-version": "0.2.0"})
     return array
 
 
 def _create(
-    parent: zarr.Group, path: str, shape: tuple[int, ...], dtype: str, chunks: tuple[int, ...], shards: tuple[int, ...]
+    parent: zarr.Group,
+    path: str,
+    dtype: str,
+    shape: tuple[int, ...],
+    chunks: tuple[int, ...],
+    shards: tuple[int, ...],
+    shuffle: Shuffle = "bitshuffle",
 ) -> zarr.Array[Any]:
     array = parent.create_array(
         path,
@@ -144,7 +160,7 @@ def _create(
         dtype=dtype,
         chunks=chunks,
         shards=shards,
-        compressors=inner_codecs(),
+        compressors=inner_codecs(shuffle),
         fill_value=0,
         overwrite=True,
     )

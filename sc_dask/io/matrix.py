@@ -27,7 +27,7 @@ from sc_dask.io.buffers import BUFFERS
 from sc_dask.io.commit import beside, remove
 from sc_dask.io.counts import Counts, Forecast, cast_exactly, count_block, counted, forecast, merged
 from sc_dask.io.layout import DenseLayout, SparseLayout
-from sc_dask.io.shards import decoded
+from sc_dask.io.shards import Shuffle, decoded, shuffle_for
 from sc_dask.io.store import Location, open_group
 
 # -- one shard is one task -----------------------------------------------------------------------
@@ -267,7 +267,8 @@ def _sparse_tasks(x: RowBlocks, root: zarr.Group, told: Forecast, wanted: _Wante
     layout = disk.sparse_layout(x.shape, int(indptr[-1]), told.dtype, wanted.shard_bytes)
     resume = wanted.resume and disk.has_sparse(root, wanted.path, layout)
     if not resume:
-        disk.create_sparse(root, wanted.path, layout, indptr, wanted.encoding)
+        n_rows = int(np.searchsorted(indptr, layout.chunk_nnz, side="left"))
+        disk.create_sparse(root, wanted.path, layout, indptr, wanted.encoding, _shuffle(x, n_rows, told))
     tasks = []
     for shard in range(layout.n_shards):
         start, stop = layout.rows(shard, indptr)
@@ -280,7 +281,7 @@ def _dense_tasks(x: RowBlocks, root: zarr.Group, told: Forecast, wanted: _Wanted
     layout = disk.dense_layout(x.shape, told.dtype, wanted.shard_bytes)
     resume = wanted.resume and disk.has_dense(root, wanted.path, layout)
     if not resume:
-        disk.create_dense(root, wanted.path, layout)
+        disk.create_dense(root, wanted.path, layout, _shuffle(x, layout.chunk_rows, told))
     tasks = []
     if x.shape[1]:
         for shard in range(layout.n_shards):
@@ -288,6 +289,14 @@ def _dense_tasks(x: RowBlocks, root: zarr.Group, told: Forecast, wanted: _Wanted
             bounds = start + cut_dense(stop - start, x.shape[1], x.dtype.itemsize, default_block_bytes())
             tasks.append(ShardTask(shard, start, _pieces(x, bounds, None)))
     return put_dense_shard, layout, tasks, resume
+
+
+def _shuffle(x: RowBlocks, n_rows: int, told: Forecast) -> Shuffle:
+    """Return how the values of a matrix are best stored, judged by its first rows; whole numbers are not looked at."""
+    if told.dtype.kind != "f":
+        return "bitshuffle"
+    block = x.evaluator().evaluate(0, min(n_rows, x.shape[0]))
+    return shuffle_for((block.data if x.expr.is_sparse else block).astype(told.dtype, copy=False))
 
 
 def _pieces(x: RowBlocks, bounds: np.ndarray, indptr: np.ndarray | None) -> tuple[Piece, ...]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Literal
 
 import google_crc32c
 import numcodecs.blosc
@@ -23,12 +23,31 @@ from sc_dask.errors import StoreError
 from sc_dask.io.buffers import BUFFERS
 
 CLEVEL = 5
+Shuffle = Literal["bitshuffle", "noshuffle"]
+_SHUFFLES = {"bitshuffle": numcodecs.blosc.BITSHUFFLE, "noshuffle": numcodecs.blosc.NOSHUFFLE}
 _ABSENT = 2**64 - 1
 
 
-def inner_codecs() -> list[Any]:
+def inner_codecs(shuffle: Shuffle = "bitshuffle") -> list[Any]:
     """Return the codecs of an inner chunk, for the metadata of an array whose shards are written here."""
-    return [BloscCodec(cname="lz4", clevel=CLEVEL, shuffle="bitshuffle"), Crc32cCodec()]
+    return [BloscCodec(cname="lz4", clevel=CLEVEL, shuffle=shuffle), Crc32cCodec()]
+
+
+def shuffle_for(values: np.ndarray) -> Shuffle:
+    """Return how numbers like these are best stored.
+
+    Counts are small numbers, whose bits of one rank are much alike. Of logarithms of counts the bits are not, but the
+    few values of a cell come again and again as they are: 1.5 bytes each instead of 3.2.
+    """
+    if values.dtype.kind != "f":
+        return "bitshuffle"
+    sizes = {name: len(_compressed(values, name)) for name in _SHUFFLES}
+    return "noshuffle" if sizes["noshuffle"] < sizes["bitshuffle"] else "bitshuffle"
+
+
+def _compressed(values: np.ndarray, shuffle: str) -> bytes:
+    body: bytes = numcodecs.blosc.compress(np.ascontiguousarray(values), b"lz4", CLEVEL, _SHUFFLES[shuffle], 0)
+    return body
 
 
 def key_of(array: zarr.Array[Any], shard: int) -> str:
@@ -63,6 +82,7 @@ def encode(array: zarr.Array[Any], values: np.ndarray) -> np.ndarray:
     """Return the bytes of a shard: chunks, each with its checksum, and the index of their places."""
     rows, n_chunks = _chunks(array)
     values = np.ascontiguousarray(values, array.dtype)
+    shuffle = _shuffle_of(array)
     index = np.full((n_chunks, 2), _ABSENT, "<u8")
     parts: list[bytes] = []
     end = 0
@@ -70,7 +90,7 @@ def encode(array: zarr.Array[Any], values: np.ndarray) -> np.ndarray:
         chunk = values[lo : lo + rows]
         if len(chunk) < rows:  # the edge of the array: zarr stores whole chunks
             chunk = np.concatenate([chunk, np.zeros((rows - len(chunk), *chunk.shape[1:]), chunk.dtype)])
-        body = numcodecs.blosc.compress(chunk, b"lz4", CLEVEL, numcodecs.blosc.BITSHUFFLE, 0)
+        body = _compressed(chunk, shuffle)
         parts += [body, _checksum(body)]
         index[i] = end, len(body) + 4
         end += len(body) + 4
@@ -131,6 +151,12 @@ def _chunks(array: zarr.Array[Any]) -> tuple[int, int]:
     """Return the rows of an inner chunk, and the chunks of a shard."""
     shards: Any = array.shards
     return int(array.chunks[0]), int(shards[0]) // int(array.chunks[0])
+
+
+def _shuffle_of(array: zarr.Array[Any]) -> str:
+    """Return how an array says that its chunks are stored."""
+    metadata: Any = array.metadata
+    return str(metadata.codecs[0].codecs[1].shuffle.value)
 
 
 def _checksum(body: bytes | np.ndarray) -> bytes:

@@ -172,6 +172,14 @@ def nnz_per_row(block: Block) -> NDArray[np.int64]:
     return np.count_nonzero(block, axis=1).astype(np.int64)
 
 
+def kept_per_row(indices: Array, indptr: Array, kept: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """Return how many of the stored values of each row are in columns of the mask ``kept``, int64 of n_obs.
+
+    Column numbers are taken as they are stored; those outside the matrix count as not kept.
+    """
+    return _kept_per_row(_signed(indices), np.asarray(indptr, np.int64), kept)
+
+
 def to_dense(block: Block, dtype: DTypeLike | None = None) -> Array:
     """Return a block as a C-ordered ndarray of ``dtype`` (default: its own); shares memory where it can."""
     wanted = block.dtype if dtype is None else np.dtype(dtype)
@@ -372,3 +380,16 @@ def gather_rows(data: Array, indices: Array, indptr: Array, source: Array, out: 
         row = out[i]
         for c in range(len(total)):
             row[c] += total[c]
+
+
+@numba.njit(nogil=True, cache=True)
+def _kept_per_row(indices: Array, indptr: Array, kept: Array) -> Array:
+    out = np.zeros(len(indptr) - 1, np.int64)
+    n = np.uint64(len(kept))
+    for i in range(len(out)):
+        found = 0
+        for k in range(indptr[i], indptr[i + 1]):
+            j = np.uint64(indices[k])
+            found += j < n and kept[j]
+        out[i] = found
+    return out

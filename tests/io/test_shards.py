@@ -14,9 +14,11 @@ from sc_dask.io import shards
 from sc_dask.io.shards import DiffersError, decoded, encode, holds, key_of, put
 
 
-def array_of(folder: Path, shape: tuple[int, ...], dtype: str, chunk: int, per_shard: int) -> zarr.Array[Any]:
+def array_of(
+    folder: Path, shape: tuple[int, ...], dtype: str, chunk: int, per_shard: int, shuffle: shards.Shuffle = "bitshuffle"
+) -> zarr.Array[Any]:
     root = zarr.open_group(folder / "a.zarr", mode="w", zarr_format=3)
-    options: dict[str, Any] = {"compressors": shards.inner_codecs(), "fill_value": 0}
+    options: dict[str, Any] = {"compressors": shards.inner_codecs(shuffle), "fill_value": 0}
     chunks = (chunk, *shape[1:])
     out = root.create_array(
         "x", shape=shape, dtype=dtype, chunks=chunks, shards=(chunk * per_shard, *shape[1:]), **options
@@ -24,14 +26,15 @@ def array_of(folder: Path, shape: tuple[int, ...], dtype: str, chunk: int, per_s
     return out.with_config({"write_empty_chunks": True})
 
 
+@pytest.mark.parametrize("shuffle", ["bitshuffle", "noshuffle"])
 @pytest.mark.parametrize("dtype", ["uint8", "uint16", "int32", "int64", "float32", "float64"])
 @pytest.mark.parametrize(
     ("shape", "chunk", "per_shard"), [((1000,), 100, 3), ((1037,), 100, 3), ((5,), 1, 2), ((37, 11), 4, 2)]
 )
 def test_encode__the_bytes_of_zarr(
-    tmp_path: Path, dtype: str, shape: tuple[int, ...], chunk: int, per_shard: int
+    tmp_path: Path, dtype: str, shape: tuple[int, ...], chunk: int, per_shard: int, shuffle: shards.Shuffle
 ) -> None:
-    array = array_of(tmp_path, shape, dtype, chunk, per_shard)
+    array = array_of(tmp_path, shape, dtype, chunk, per_shard, shuffle)
     x = np.random.default_rng(0).poisson(0.7, shape).astype(dtype)
     x[chunk : 2 * chunk] = 0  # a chunk of zeros is stored too
     step = chunk * per_shard
@@ -43,6 +46,15 @@ def test_encode__the_bytes_of_zarr(
         put(array, shard, part, check=True)
         assert np.array_equal(np.concatenate([c.copy() for c in decoded(array, shard)]), part)
     assert np.array_equal(zarr.open_array(tmp_path / "a.zarr", path="x", mode="r")[:], x)
+
+
+def test_shuffle_for__takes_the_smaller() -> None:
+    counts = np.random.default_rng(0).poisson(0.7, 50_000) + 1
+    assert shards.shuffle_for(counts.astype(np.uint8)) == "bitshuffle"
+    few = np.log1p(counts * np.float32(3.7)).astype(np.float32)  # as in one cell, or some
+    assert shards.shuffle_for(few) == "noshuffle"
+    smooth = np.linspace(1, 2, 50_000, dtype=np.float32)
+    assert shards.shuffle_for(smooth) == "bitshuffle"
 
 
 def test_decoded__every_byte_that_changes_is_seen(tmp_path: Path) -> None:

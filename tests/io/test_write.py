@@ -166,6 +166,22 @@ def test_narrowest__is_exact(lo: float, hi: float, dtype: str, wanted: str) -> N
     assert narrowest(fractions, np.dtype(dtype)) == dtype
 
 
+def test_write__logarithms_are_stored_as_what_is_smaller(tmp_path: Path) -> None:
+    x = sp.random(400, 300, 0.4, format="csr", random_state=0, dtype=np.float32)
+    x.data = np.random.default_rng(0).poisson(1, x.nnz).astype(np.float32) + 1
+    lazy = ad.AnnData(x)
+    lazy.layers["counts"], lazy.layers["smooth"] = x.astype(np.uint8), np.linspace(0, 1, 400)[:, None] + np.arange(300)
+    sd.pp.normalize_total(lazy, target_sum=1e4)
+    sd.pp.log1p(lazy)
+    sd.write(lazy, tmp_path / "a.zarr")
+    root = zarr.open_group(tmp_path / "a.zarr", mode="r")
+    paths = ("X/data", "X/indices", "layers/counts/data", "layers/smooth")
+    found = [root[p].metadata.codecs[0].codecs[1].shuffle.value for p in paths]
+    assert found == ["noshuffle", "bitshuffle", "bitshuffle", "bitshuffle"]
+    assert_same(ad.read_zarr(tmp_path / "a.zarr"), lazy)
+    assert_same(sd.read(tmp_path / "a.zarr"), lazy)
+
+
 def double(block: Any) -> Any:
     return block * 2
 
