@@ -10,7 +10,8 @@ from sc_dask.array import qc, run
 from sc_dask.array.blocks import Reduction, RowBlocks, ahead, reduce_rows
 from sc_dask.array.normalize import factors, is_log_of_counts, with_dropped_genes
 from sc_dask.array.source import Block
-from sc_dask.kernels.log_moments import log_moments, log_moments_update
+from sc_dask.kernels import log_moments
+from sc_dask.kernels.log_moments import LogSums
 from sc_dask.kernels.moments import Moments, clipped_sums, merge_moments, moments, of_integers
 
 
@@ -23,25 +24,31 @@ def _moments(
 MOMENTS: Reduction[Moments, Moments] = Reduction(_moments, merge_moments)
 
 
-def _log_moments(
+def _log_sums(
     block: Block, totals: np.ndarray, groups: np.ndarray | None = None, *, target_sum: float, **options: Any
-) -> Moments:
-    return log_moments(block, factors(totals, target_sum), groups, **options)
+) -> LogSums:
+    return log_moments.log_sums(block, factors(totals, target_sum), groups, **options)
 
 
-def _log_moments_update(
-    state: Moments,
+def _log_sums_absorb(
+    state: LogSums,
     block: Block,
     totals: np.ndarray,
     groups: np.ndarray | None = None,
     *,
     target_sum: float,
     **options: Any,
-) -> Moments:
-    return log_moments_update(state, block, factors(totals, target_sum), groups=groups, **options)
+) -> LogSums:
+    return log_moments.absorb(state, block, factors(totals, target_sum), groups, **options)
 
 
-LOG_MOMENTS: Reduction[Moments, Moments] = Reduction(_log_moments, merge_moments, update=_log_moments_update)
+def _log_sums_update(state: LogSums, *args: Any, **options: Any) -> LogSums:
+    return _log_sums_absorb(log_moments.copied(state), *args, **options)
+
+
+LOG_MOMENTS: Reduction[LogSums, Moments] = Reduction(
+    _log_sums, log_moments.merge, log_moments.finish, update=_log_sums_update, absorb=_log_sums_absorb
+)
 
 
 def group_moments(
@@ -50,7 +57,7 @@ def group_moments(
     """Return count, mean, M2 and non-zeros of every gene in every group; 1 pass for any number of groups.
 
     ``groups`` holds a code per cell (int32, -1: in no group). ``expm1`` takes the moments of the values
-    before their logarithm to ``base``. Memory: 24 bytes per gene, group and thread.
+    before their logarithm to ``base``. Memory: 32 bytes per gene, group and thread.
     """
     rows = () if groups is None else (groups.astype(np.int32),)
     if is_log_of_counts(x):

@@ -390,6 +390,7 @@ def _kept_per_row(indices: Array, indptr: Array, kept: Array) -> Array:
         found = 0
         for k in range(indptr[i], indptr[i + 1]):
             j = np.uint64(indices[k])
-            found += j < n and kept[j]
+            if j < n and kept[j]:
+                found += 1
         out[i] = found
     return out

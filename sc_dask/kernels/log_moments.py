@@ -2,12 +2,14 @@
 
 The same numbers as ``moments(normalize_log1p(block))``, without the block of floats in between: small counts of a cell
 share one logarithm (and, for ``seurat``, one exponential), which a table of the cell holds. Deviations are taken about
-a mean that is known beforehand, that of the cells before, so one loop over the counts is enough.
+a mean that is known beforehand, that of the first cells of a group, so one loop over the counts is enough; and sums of
+many groups are added to where they are, since making and merging them costs as much as a block with few cells of each.
 """
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import numba
 import numpy as np
@@ -15,11 +17,21 @@ import scipy.sparse as sp
 from numpy.typing import NDArray
 
 from sc_dask.kernels.csr import Array, values
-from sc_dask.kernels.moments import Moments, merge_moments, rows_by_group
+from sc_dask.kernels.moments import Moments, rows_by_group
 from sc_dask.kernels.normalize import TABLE_SIZE, log1p_of
 
 
-def log_moments(
+@dataclass(frozen=True)
+class LogSums:
+    """State of :func:`log_sums`; `finish` makes it moments."""
+
+    n: NDArray[np.int64]  # n_groups, cells
+    # n_groups x n_vars x 4: sum and sum of squares of the deviations of values that are not 0, their number, and what
+    # they deviate from: half a cache line a gene
+    sums: NDArray[np.float64]
+
+
+def log_sums(
     block: sp.csr_matrix,
     factors: NDArray[np.float64],
     groups: NDArray[np.int32] | None = None,
@@ -28,9 +40,8 @@ def log_moments(
     base: float | None = None,
     expm1: bool = False,
     expm1_base: float | None = None,
-    near: NDArray[np.float64] | None = None,
-) -> Moments:
-    """Return the moments of ``log1p(counts * factors)`` of one block.
+) -> LogSums:
+    """Return the sums of ``log1p(counts * factors)`` of one block.
 
     Parameters
     ----------
@@ -43,34 +54,69 @@ def log_moments(
     base
         Base of the logarithm; None: e.
     expm1, expm1_base
-        Moments of ``expm1(x * log(expm1_base))`` instead, taken in X's own float type as scanpy does.
-    near
-        n_groups x n_vars: a mean to take deviations about; None: the block's own, for one loop more. It changes the
-        result by rounding only.
+        Sums of ``expm1(x * log(expm1_base))`` instead, taken in X's own float type as scanpy does.
 
-    Memory: ``32 n_vars`` bytes.
+    Memory: ``32 n_groups n_vars`` bytes.
     """
+    empty = LogSums(np.zeros(n_groups, np.int64), np.zeros((n_groups, block.shape[1], 4)))
+    return absorb(empty, block, factors, groups, n_groups, base=base, expm1=expm1, expm1_base=expm1_base)
+
+
+def copied(state: LogSums) -> LogSums:
+    """Return another state with the same numbers, for `absorb` to change."""
+    return LogSums(state.n.copy(), state.sums.copy())
+
+
+def absorb(
+    state: LogSums,
+    block: sp.csr_matrix,
+    factors: NDArray[np.float64],
+    groups: NDArray[np.int32] | None = None,
+    n_groups: int = 1,
+    *,
+    base: float | None = None,
+    expm1: bool = False,
+    expm1_base: float | None = None,
+) -> LogSums:
+    """Add a block to the state itself, and return it."""
     order, starts = rows_by_group(groups, n_groups, block.shape[0])
     over = 1.0 if base is None else 1.0 / math.log(base)
     power = 0.0 if not expm1 else 1.0 if expm1_base is None else math.log(expm1_base)
     one = np.ones(1, np.float64 if block.dtype == np.float64 else np.float32)
-    shape = (n_groups, block.shape[1])
+    parts = values(block.data), block.indices, block.indptr, factors, over, power, one, order
+    n = np.diff(starts)
+    for g in np.flatnonzero((n > 0) & (state.n == 0)):
+        first = np.zeros((1, *state.sums.shape[1:]))
+        _add_log_values(*parts, starts[g : g + 2], first)
+        state.sums[g, :, 3] = first[0, :, 0] / n[g]
+    _add_log_values(*parts, starts, state.sums)
+    np.add(state.n, n, out=state.n)
+    return state
 
-    def about(shift: Array) -> Moments:
-        mean, m2, nnz = np.zeros(shape), np.zeros(shape), np.zeros(shape, np.int64)
-        parts = values(block.data), block.indices, block.indptr
-        _log_moments(*parts, factors, over, power, one, order, starts, shift, mean, m2, nnz)
-        return Moments(np.diff(starts), mean, m2, nnz)
 
-    return about(about(np.zeros(shape)).mean if near is None else near)
+def merge(a: LogSums, b: LogSums) -> LogSums:
+    """Return the sums of the cells of both; exact when one of them is empty."""
+    known = (a.n > 0)[:, None]
+    out = np.empty_like(a.sums)
+    out[..., 3] = np.where(known, a.sums[..., 3], b.sums[..., 3])
+    out[..., 2] = a.sums[..., 2] + b.sums[..., 2]
+    with np.errstate(invalid="ignore"):  # infinite values
+        by = np.where(known, b.sums[..., 3] - a.sums[..., 3], 0.0)
+        by = np.where((b.n > 0)[:, None], by, 0.0)
+        out[..., 0] = a.sums[..., 0] + b.sums[..., 0] + b.sums[..., 2] * by
+        out[..., 1] = a.sums[..., 1] + b.sums[..., 1] + 2 * by * b.sums[..., 0] + b.sums[..., 2] * by**2
+    return LogSums(a.n + b.n, out)
 
 
-def log_moments_update(
-    state: Moments, block: sp.csr_matrix, factors: NDArray[np.float64], **options: object
-) -> Moments:
-    """Return ``merge_moments(state, log_moments(block, ...))``, in one loop where every group has been seen before."""
-    near = None if (state.n == 0).any() else state.mean
-    return merge_moments(state, log_moments(block, factors, near=near, **options))  # type: ignore[arg-type]
+def finish(state: LogSums) -> Moments:
+    """Return the moments of all cells, zeros included."""
+    total, squares, nnz, shift = (state.sums[..., i] for i in range(4))
+    n = state.n[:, None]
+    with np.errstate(invalid="ignore"):
+        total = total - (n - nnz) * shift
+        over_n = total / np.maximum(n, 1)
+        m2 = np.maximum(squares + (n - nnz) * shift**2 - total * over_n, 0.0)
+        return Moments(state.n, shift + over_n, m2, nnz.astype(np.int64))
 
 
 @numba.njit(nogil=True, cache=True)
@@ -85,20 +131,13 @@ def _value(count: float, factor: float, over: float, power: float, one: Array) -
 
 
 @numba.njit(nogil=True, cache=True)
-def _log_moments(
+def _add_log_values(
     data: Array, indices: Array, indptr: Array, factors: Array, over: float, power: float, one: Array,
-    order: Array, starts: Array, shift: Array, mean: Array, m2: Array, nnz: Array,
+    order: Array, starts: Array, sums: Array,
 ) -> None:  # fmt: skip
-    n_vars = shift.shape[1]
     table = np.empty(TABLE_SIZE)
-    acc = np.empty((n_vars, 4))  # sum, sum of squares, non-zeros and shift: half a cache line a gene
     for g in range(len(starts) - 1):
-        n = starts[g + 1] - starts[g]
-        if n == 0:
-            continue
-        for m in range(n_vars):
-            acc[m, 0] = acc[m, 1] = acc[m, 2] = 0
-            acc[m, 3] = shift[g, m]
+        acc = sums[g]
         for r in range(starts[g], starts[g + 1]):
             i = order[r]
             factor = factors[i]
@@ -118,9 +157,3 @@ def _log_moments(
                 acc[j, 0] += d
                 acc[j, 1] += d * d
                 acc[j, 2] += there
-        for m in range(n_vars):
-            zeros = n - acc[m, 2]
-            total = acc[m, 0] - zeros * acc[m, 3]
-            mean[g, m] = acc[m, 3] + total / n
-            m2[g, m] = max(acc[m, 1] + zeros * acc[m, 3] ** 2 - total * (total / n), 0.0)
-            nnz[g, m] = np.int64(acc[m, 2])
