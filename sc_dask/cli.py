@@ -12,7 +12,7 @@ from typing import Any, Literal, NoReturn
 
 import click
 
-from sc_dask import __version__
+from sc_dask import __version__, malloc
 from sc_dask.errors import InputError, ScDaskError, ScDaskWarning, StoreError
 
 _DEMO_SETTINGS = {
@@ -151,6 +151,7 @@ def _settings(path: str | None) -> Any:
 @click.version_option(__version__, prog_name="sc-dask")
 def main() -> None:
     """Single-cell RNA-seq atlases that do not fit in memory: from counts to clusters."""
+    malloc.one_arena()
 
 
 @main.command()

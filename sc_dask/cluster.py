@@ -8,7 +8,7 @@ from typing import Any
 
 import dask.config
 
-from sc_dask import config
+from sc_dask import config, malloc
 from sc_dask.errors import InputError
 
 # Of our own workers. Their profiler looks at their threads a hundred times a second, a tenth of their time. The trim
@@ -18,6 +18,7 @@ _WORKER_SETTINGS = {
     "distributed.worker.profile.enabled": False,
     "distributed.nanny.pre-spawn-environ.MALLOC_TRIM_THRESHOLD_": 64 << 20,
     "distributed.nanny.pre-spawn-environ.MALLOC_MMAP_THRESHOLD_": 32 << 20,
+    **{f"distributed.nanny.pre-spawn-environ.{name}": n for name, n in malloc.ENVIRONMENT.items()},
 }
 
 

@@ -46,7 +46,8 @@ class Pool:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._free: list[np.ndarray] = []  # the oldest first
-        self._returned: deque[np.ndarray] = deque()
+        self._returned: deque[tuple[np.ndarray, int]] = deque()
+        self._n_cleared = 0
         self.n_made = 0
 
     def empty(self, n: int, dtype: DTypeLike) -> np.ndarray:
@@ -62,7 +63,7 @@ class Pool:
             memory = _pages(n_bytes)
             self.n_made += 1
         lent = _Lent(memory, n, kind)
-        weakref.finalize(lent, self._take_back, memory).atexit = False
+        weakref.finalize(lent, self._take_back, memory, self._n_cleared).atexit = False
         return np.asarray(lent)
 
     @property
@@ -74,9 +75,10 @@ class Pool:
         return n_bytes
 
     def clear(self) -> None:
-        """Forget the buffers that are free; those that are lent come back later."""
+        """Forget the buffers that are free, and those that are lent when they come back."""
         with self._lock:
             self._free = []
+            self._n_cleared += 1
         self._settle()
 
     def _pick(self, n_bytes: int) -> np.ndarray | None:
@@ -87,8 +89,8 @@ class Pool:
             min(fits, key=lambda k: (self._free[k].nbytes, -k))
         )  # the last used is still in the cache
 
-    def _take_back(self, memory: np.ndarray) -> None:
-        self._returned.append(memory)
+    def _take_back(self, memory: np.ndarray, n_cleared: int) -> None:
+        self._returned.append((memory, n_cleared))
         self._settle()
 
     def _settle(self) -> None:
@@ -98,10 +100,12 @@ class Pool:
         queue, and the holder finds it after letting go.
         """
         while self._returned and self._lock.acquire(blocking=False):
+            gone: list[np.ndarray] = []
             try:
                 while self._returned:
-                    self._free.append(self._returned.popleft())
-                gone = self._surplus()
+                    n_cleared = self._returned[0][1]
+                    (self._free if n_cleared == self._n_cleared else gone).append(self._returned.popleft()[0])
+                gone += self._surplus()
             finally:
                 self._lock.release()
             del gone  # unmapped outside the lock

@@ -8,8 +8,6 @@ neighbour. What is not supported here is left to zarr.
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import itertools
 import threading
 from collections import OrderedDict
@@ -25,7 +23,7 @@ import zarr
 from numcodecs.abc import Codec
 from zarr.codecs import BloscCodec, BytesCodec, Crc32cCodec, GzipCodec, ShardingCodec, ZstdCodec
 
-from sc_dask import config
+from sc_dask import config, malloc
 from sc_dask.array.source import METER
 from sc_dask.errors import FormatError
 from sc_dask.io.buffers import BUFFERS
@@ -187,11 +185,10 @@ _NUMBERS = itertools.count()  # of the readers: names of their edges
 
 
 def give_back() -> None:
-    """Give the system back what this process keeps for later: edges, free buffers, and (glibc) malloc's free memory."""
+    """Give the system back what this process keeps for later: edges, free buffers, and malloc's free memory."""
     EDGES.clear()
     BUFFERS.clear()
-    with contextlib.suppress(AttributeError, OSError):  # another malloc
-        ctypes.CDLL(None).malloc_trim(0)
+    malloc.trim()
 
 
 # -- an array ------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import anndata as ad
 import dask
 
-from sc_dask import __version__, config, get, log, slots
+from sc_dask import __version__, config, get, log, malloc, slots
 from sc_dask.array.run import client
 from sc_dask.errors import FormatError, InputError, StoreError
 from sc_dask.io import commit
@@ -155,6 +155,7 @@ def run(
 
     Passes: 4 to ``X_pca``, 1 for markers, 2 to write X. Memory: as `sc_dask.pipeline.plan` says.
     """
+    malloc.one_arena()
     made = settings if isinstance(settings, Settings) else Settings.of(settings)
     source_at = Location.parse(source, storage_options)
     wanted = out_storage_options if out_storage_options is not None else _options_for(out, storage_options)

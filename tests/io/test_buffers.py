@@ -79,6 +79,19 @@ def test_free__is_bounded_in_bytes_and_number(monkeypatch: pytest.MonkeyPatch) -
     assert pool.free_bytes == 0
 
 
+def test_clear__what_is_lent_is_forgotten_when_it_comes_back() -> None:
+    pool = Pool()
+    array = pool.empty(N, np.uint8)
+    array[:] = 7
+    pool.clear()
+    assert (array == 7).all()
+    del array
+    assert pool.free_bytes == 0
+    after = pool.empty(N, np.uint8)
+    del after
+    assert pool.free_bytes > 0
+
+
 def test_empty__small_wishes_do_not_take_large_buffers() -> None:
     pool = Pool()
     large = pool.empty(16 * N, np.uint8)
@@ -120,7 +133,7 @@ def test_pool__an_array_that_dies_under_the_lock_does_not_block() -> None:
     threading.Thread(target=die, daemon=True).start()
     assert done.wait(10)
     made = pool.n_made
-    pool.clear()  # sorts in what waits, and only then
+    assert pool.free_bytes == 0  # the next one to let go of the lock sorts in what waits
     assert pool.empty(N, np.int32) is not None
     assert pool.n_made == made
 
