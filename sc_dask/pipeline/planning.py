@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -26,21 +27,20 @@ MIN_BLOCK_BYTES = 2 * MIB
 # peaks of runs with the cache full, of PBMC3k, 50,000 simulated cells, 100,000 and 1.3 million of PBMC3k's kind; what
 # they are said to be of is where they were put, not something measured by itself. Between stages of a run the process
 # gives back what it does not use, so what an earlier stage took is not counted again.
-_AT_START, _BASE, _COMPILING = 312 * MIB, 335 * MIB, 130 * MIB
-_CONVERTED, _HVG, _GRAPH, _PYNNDESCENT, _LEIDEN, _UMAP, _FIGURES = (n * MIB for n in (75, 15, 62, 265, 40, 15, 60))
-_KEPT = 22 * MIB  # what is there in some runs and not in others after filtering
-_FILTER, _MARKERS, _WRITE = 15 * MIB, 20 * MIB, 20 * MIB
+_AT_START, _BASE, _COMPILING = 270 * MIB, 285 * MIB, 130 * MIB
+_CONVERTED, _HVG, _GRAPH, _PYNNDESCENT, _LEIDEN, _UMAP, _FIGURES = (n * MIB for n in (60, 50, 60, 265, 40, 15, 60))
+_FILTER, _MARKERS, _WRITE = 35 * MIB, 25 * MIB, 40 * MIB
 _POINTS, _ALL_POINTS = 118 * MIB, 100_000  # of figures: from so many cells on it grows no more
 _INDEX = 95 * MIB  # of pynndescent while it is built
-_QC_CELL_BYTES, _CELL_BYTES = 460, 310  # obs and its names: while QC columns are made, and later
+_QC_CELL_BYTES, _CELL_BYTES = 520, 235  # obs and its names: while QC columns are made, and later
 # Of a neighbour and cell, both directions: while neighbours are searched and weighed, and what clusters and layout
 # take, by who makes them; then what is left of it.
-_EDGE_BYTES, _LATER, _LAST = 16, 38, 28
-_LEIDEN_EDGE = {"sc_dask": 27, "igraph": 225, "leidenalg": 225}
+_EDGE_BYTES, _LATER, _LAST = 12, 34, 20
+_LEIDEN_EDGE = {"sc_dask": 24, "igraph": 225, "leidenalg": 225}
 _UMAP_EDGE = {"umap": 0, "umap-learn": 107}
 _GENES = 2000  # that cut-offs choose, before they are known
-_GROUPS, _CELLS_A_GROUP = 75, 2000  # clusters, likewise: 8 and one more for so many cells
-_GROUP_BYTES = 150  # of a gene's figures in a group
+_GROUPS = 250  # clusters, likewise: 4 and a quarter of the root of the number of cells, up to this
+_GROUP_BYTES = 60  # of a gene's figures in a group, beside the sums of each lane
 _TILE_ROWS = 1024  # of the Gram matrix's dense tiles
 _SPLIT = 0.8  # of a Gram matrix's room is what one of frequent and rare genes takes
 
@@ -136,15 +136,15 @@ def _peaks(facts: Info, s: Settings, z: _Sizes) -> dict[str, int]:
     searched = 0 if z.exact_search or s.neighbors.metric in IVF_METRICS else _PYNNDESCENT
     after = graph + searched + z.edges * _LATER + _UMAP
     last = after - z.edges * (_LATER - _LAST)
-    shards = min(140 * MIB + 90 * MIB * z.lanes, int(1.9 * z.decoded))
+    shards = min(140 * MIB + 90 * MIB * z.lanes, int(2.2 * z.decoded))
     blocks = z.lanes * z.lane_block
-    tests = (z.lanes * 24 + _GROUP_BYTES) * n_vars * min(_GROUPS, 8 + z.n_obs // _CELLS_A_GROUP)
+    tests = (z.lanes * 32 + _GROUP_BYTES) * n_vars * min(_GROUPS, 4 + math.isqrt(z.n_obs) // 4)
     drawn = int(_POINTS * min(1, z.n_obs / _ALL_POINTS) ** 2)
     return {
         "convert": start + converted + z.n_obs * _CELL_BYTES + min(2 * blocks, z.float_work) + shards,
         "qc": first + converted + int(1.5 * blocks) + z.lanes * 24 * n_vars,
         "filter": first + _FILTER + int(1.8 * blocks) + z.lanes * 24 * n_vars,
-        "normalize": base + (int(1.5 * blocks) if s.normalize.target_sum is None else min(_KEPT, blocks)),
+        "normalize": base + (int(1.5 * blocks) if s.normalize.target_sum is None else 0),
         "hvg": base + _HVG + int(1.5 * blocks) + z.lanes * 56 * n_vars * batches,
         "pca": base + pca,
         "neighbors": graph
@@ -157,8 +157,8 @@ def _peaks(facts: Info, s: Settings, z: _Sizes) -> dict[str, int]:
         + (8 * MIB if s.leiden.flavor == "sc_dask" else _LEIDEN)
         + z.edges * (_LEIDEN_EDGE[s.leiden.flavor] - _LATER),
         "umap": after + z.edges * _UMAP_EDGE[s.umap.method],
-        "markers": after + _MARKERS + int(1.3 * blocks) + tests,
-        "write": last + (0 if s.write.x == "none" else _WRITE + int(1.6 * shards)),
+        "markers": last + _MARKERS + int(1.3 * blocks) + tests,
+        "write": last + (0 if s.write.x == "none" else _WRITE + int(1.3 * shards)),
         "figures": last + _FIGURES + drawn,
     }
 

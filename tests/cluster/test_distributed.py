@@ -368,6 +368,7 @@ def test_client__processes_are_started_and_stopped() -> None:
         (found,) = c.run(dask.config.get, "distributed.worker.profile.enabled").values()
         assert found is False
         assert list(c.run(os.getenv, "MALLOC_MMAP_THRESHOLD_").values()) == [str(32 << 20)]
+        assert list(c.run(os.getenv, "MALLOC_ARENA_MAX").values()) == ["1"]
         assert all(address.startswith("tcp://127.0.0.1:") for address in c.nthreads())
     assert run.client() is None
 
