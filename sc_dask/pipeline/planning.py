@@ -29,18 +29,18 @@ MIN_BLOCK_BYTES = 2 * MIB
 # gives back what it does not use, so what an earlier stage took is not counted again.
 _AT_START, _BASE, _COMPILING = 270 * MIB, 285 * MIB, 130 * MIB
 _CONVERTED, _HVG, _GRAPH, _PYNNDESCENT, _LEIDEN, _UMAP, _FIGURES = (n * MIB for n in (60, 50, 60, 265, 40, 15, 60))
-_FILTER, _MARKERS, _WRITE = 35 * MIB, 25 * MIB, 40 * MIB
+_FILTER, _MARKERS, _WRITE = 45 * MIB, 25 * MIB, 40 * MIB
 _POINTS, _ALL_POINTS = 118 * MIB, 100_000  # of figures: from so many cells on it grows no more
 _INDEX = 95 * MIB  # of pynndescent while it is built
-_QC_CELL_BYTES, _CELL_BYTES = 520, 235  # obs and its names: while QC columns are made, and later
+_QC_CELL_BYTES, _CELL_BYTES = 330, 235  # obs and its names: while QC columns are made, and later
 # Of a neighbour and cell, both directions: while neighbours are searched and weighed, and what clusters and layout
 # take, by who makes them; then what is left of it.
-_EDGE_BYTES, _LATER, _LAST = 12, 34, 20
+_EDGE_BYTES, _LATER, _LAST = 12, 30, 18
 _LEIDEN_EDGE = {"sc_dask": 24, "igraph": 225, "leidenalg": 225}
 _UMAP_EDGE = {"umap": 0, "umap-learn": 107}
 _GENES = 2000  # that cut-offs choose, before they are known
 _GROUPS = 250  # clusters, likewise: 4 and a quarter of the root of the number of cells, up to this
-_GROUP_BYTES = 60  # of a gene's figures in a group, beside the sums of each lane
+_GROUP_BYTES = 40  # of a gene's figures in a group, beside the sums of each lane
 _TILE_ROWS = 1024  # of the Gram matrix's dense tiles
 _SPLIT = 0.8  # of a Gram matrix's room is what one of frequent and rare genes takes
 

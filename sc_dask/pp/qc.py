@@ -85,16 +85,18 @@ def calculate_qc_metrics(
     found = qc.metrics(x, np.array(masks, bool).reshape(len(masks), n_vars), tops)
     obs = _cell_table(found, qc_vars, tops, expr_type, var_type, x.dtype, log1p)
     var = _gene_table(found, x.shape[0], expr_type, x.dtype, log1p)
-    obs_table = pd.DataFrame(obs, index=get.names(adata))
-    var_table = pd.DataFrame(var, index=get.names(adata, "var", use_raw=use_raw))
     if not inplace:
-        return obs_table, var_table
+        return (
+            pd.DataFrame(obs, index=get.names(adata)),
+            pd.DataFrame(var, index=get.names(adata, "var", use_raw=use_raw)),
+        )
     if use_raw and adata.raw.n_vars != adata.n_vars:
         raise InputError(
             f"use_raw=True with {adata.raw.n_vars} raw genes and {adata.n_vars} genes", "equal numbers", "inplace=False"
         )
-    writes: dict[tuple[str, str], Any] = {("obs", str(c)): obs_table[c].to_numpy() for c in obs_table}
-    writes |= {("var", str(c)): var_table[c].to_numpy() for c in var_table}
+    del found  # what the tables do not take of it
+    writes: dict[tuple[str, str], Any] = {("obs", key): values for key, values in obs.items()}
+    writes |= {("var", key): values for key, values in var.items()}
     slots.write(adata, writes, writer="pp.calculate_qc_metrics")
     return None
 
