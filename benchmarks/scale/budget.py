@@ -57,10 +57,13 @@ def refusal(engine: str, facts: Facts) -> str | None:
 
 
 def options(path: Path, memory: str | None, n_threads: int) -> dict[str, str]:
-    """Return the environment that gives our verbs a memory budget, with blocks as a pipeline's plan would cut them."""
+    """Return the environment that gives our verbs a memory budget: blocks as a pipeline's plan would cut them, and one
+    malloc arena as a pipeline has."""
     if memory is None:
         return {}
     from dask.utils import parse_bytes
+
+    from sc_dask import malloc
 
     block, peak = _planned(path, int(parse_bytes(memory)), n_threads)
     if peak > parse_bytes(memory):  # the plan is from above: what was really taken stands in the table
@@ -68,7 +71,8 @@ def options(path: Path, memory: str | None, n_threads: int) -> dict[str, str]:
             f"the plan of sc_dask projects {peak / _GIB:.2f} GiB with its smallest blocks, above {memory}",
             file=sys.stderr,
         )
-    return {"DASK_SC_DASK__MEMORY": str(parse_bytes(memory)), "DASK_SC_DASK__BLOCK_BYTES": str(block)}
+    given = {"DASK_SC_DASK__MEMORY": parse_bytes(memory), "DASK_SC_DASK__BLOCK_BYTES": block, **malloc.ENVIRONMENT}
+    return {key: str(value) for key, value in given.items()}
 
 
 def _planned(path: Path, memory: int, n_threads: int) -> tuple[int, int]:
