@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import platform
 import subprocess
 import sys
@@ -33,8 +34,10 @@ libc.malloc_stats()
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the C library is not glibc")
 def test_one_arena__threads_share_it() -> None:
+    env = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
+
     def n_arenas(how: str) -> int:
-        done = subprocess.run([sys.executable, "-c", PROGRAM, how], check=True, capture_output=True, text=True)
+        done = subprocess.run([sys.executable, "-c", PROGRAM, how], check=True, capture_output=True, text=True, env=env)
         return done.stderr.count("\nArena ") + done.stderr.startswith("Arena ")
 
     assert n_arenas("as it is") > 1

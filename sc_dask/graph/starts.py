@@ -20,8 +20,9 @@ _SCATTER = 0.1  # of the nodes of a group about its place
 # Eigenvectors are taken of a graph of at most so many nodes and carried to finer ones by averaging over neighbours.
 _SMALLEST = 4096
 _N_SMOOTHED = 8
-# Rounds at the coarsest graph, at those between, and at all cells.
-_COARSE_EPOCHS, _BETWEEN_EPOCHS, _FINE_EPOCHS = 300, 100, 70
+# Rounds at the coarsest graph and at those between; at all cells 0.35 of what umap-learn takes: more up to 10,000.
+_COARSE_EPOCHS, _BETWEEN_EPOCHS = 300, 100
+_FEW_CELLS, _FEW_EPOCHS, _FINE_EPOCHS = 10_000, 175, 70
 _SMALL_EPOCHS = 500  # of a graph that is coarse enough as it is
 _FINE_ALPHA = 0.3  # of the learning rate: what is laid out already only needs mending
 
@@ -91,12 +92,13 @@ def multilevel(
     how: optimise.How,
     n_epochs: int | None,
 ) -> NDArray[np.float32]:
-    """Lay out a coarse graph, then finer ones from there; ``n_epochs`` (None: 70) rounds of all nodes at the end."""
+    """Lay out a coarse graph, then finer ones from there; ``n_epochs`` (None: 175 or 70) rounds of all at the end."""
     rng = np.random.default_rng(how.seed)
     at_scales = placed.scales
     last = len(at_scales.graphs) - 1
     if n_epochs is None:
-        n_epochs = _FINE_EPOCHS if last else _SMALL_EPOCHS
+        fine = _FEW_EPOCHS if at_scales.graphs[0].n <= _FEW_CELLS else _FINE_EPOCHS
+        n_epochs = fine if last else _SMALL_EPOCHS
     rounds = [n_epochs, *[_BETWEEN_EPOCHS] * (last - 1), *[_COARSE_EPOCHS] * (last > 0)]
     coords = _scaled(_spectral(placed, n_components, how.seed), rng)
     done = 0
