@@ -67,7 +67,7 @@ def umap(
         ``n_obs x n_dims``, what the neighbours were searched in; it places the unconnected parts of a graph
         (``init_pos="spectral"``) or all cells (``init_pos="pca"``) at the start.
     maxiter
-        Rounds of optimisation; None: 500 up to 10,000 cells, 200 above; of all cells from a ``multilevel`` start 175, 70.
+        Rounds of optimisation; None: 500 up to 10,000 cells, 200 above; from a ``multilevel`` start 175 and 70.
     init_pos
         ``spectral``, ``multilevel`` (not with umap-learn), ``random``, ``pca``, or ``n_obs x n_components``
         coordinates.

@@ -51,7 +51,7 @@ def umap(
     n_components
         Dimensions.
     maxiter
-        Rounds of optimisation; None: 500 up to 10,000 cells, 200 above; of all cells from a ``multilevel`` start 175, 70.
+        Rounds of optimisation; None: 500 up to 10,000 cells, 200 above; from a ``multilevel`` start 175 and 70.
     alpha, gamma, negative_sample_rate
         Learning rate, and weight and number of the repelling samples.
     init_pos
