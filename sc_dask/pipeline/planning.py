@@ -32,7 +32,8 @@ _CONVERTED, _HVG, _GRAPH, _PYNNDESCENT, _LEIDEN, _UMAP, _FIGURES = (n * MIB for 
 _FILTER, _MARKERS, _WRITE = 45 * MIB, 25 * MIB, 40 * MIB
 _POINTS, _ALL_POINTS = 118 * MIB, 100_000  # of figures: from so many cells on it grows no more
 _INDEX = 95 * MIB  # of pynndescent while it is built
-_QC_CELL_BYTES, _CELL_BYTES = 330, 235  # obs and its names: while QC columns are made, and later
+_QC_CELL_BYTES, _CELL_BYTES = 330, 235  # obs and its names: while X is read for QC columns, and later
+_TABLE_BYTES = 470  # the same while these columns go into obs, and while a filter copies it: no blocks are there then
 # Of a neighbour and cell, both directions: while neighbours are searched and weighed, and what clusters and layout
 # take, by who makes them; then what is left of it.
 _EDGE_BYTES, _LATER, _LAST = 12, 30, 18
@@ -121,6 +122,7 @@ def _peaks(facts: Info, s: Settings, z: _Sizes) -> dict[str, int]:
     start = _AT_START + compiling
     converted = 0 if is_read_in_place(facts) else _CONVERTED
     first = start + _QC_CELL_BYTES * z.n_obs
+    table = start + converted + _TABLE_BYTES * z.n_obs
     base = _BASE + compiling + _CELL_BYTES * z.n_obs
     batches = 8 if s.hvg.batch_key else 1
     if s.pca.svd_solver == "randomized":
@@ -142,8 +144,8 @@ def _peaks(facts: Info, s: Settings, z: _Sizes) -> dict[str, int]:
     drawn = int(_POINTS * min(1, z.n_obs / _ALL_POINTS) ** 2)
     return {
         "convert": start + converted + z.n_obs * _CELL_BYTES + min(2 * blocks, z.float_work) + shards,
-        "qc": first + converted + int(1.5 * blocks) + z.lanes * 24 * n_vars,
-        "filter": first + _FILTER + int(1.8 * blocks) + z.lanes * 24 * n_vars,
+        "qc": max(table, first + converted + int(1.5 * blocks) + z.lanes * 24 * n_vars),
+        "filter": max(table, first + _FILTER + int(1.8 * blocks) + z.lanes * 24 * n_vars),
         "normalize": base + (int(1.5 * blocks) if s.normalize.target_sum is None else 0),
         "hvg": base + _HVG + int(1.5 * blocks) + z.lanes * 56 * n_vars * batches,
         "pca": base + pca,
