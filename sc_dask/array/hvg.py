@@ -24,30 +24,22 @@ def _moments(
 MOMENTS: Reduction[Moments, Moments] = Reduction(_moments, merge_moments)
 
 
-def _log_sums(
-    block: Block, totals: np.ndarray, groups: np.ndarray | None = None, *, target_sum: float, **options: Any
+def _log_absorb(
+    state: LogSums, block: Block, totals: np.ndarray, *groups: np.ndarray, target_sum: float, n_groups: int, **how: Any
 ) -> LogSums:
-    return log_moments.log_sums(block, factors(totals, target_sum), groups, **options)
+    return log_moments.absorb(state, block, factors(totals, target_sum), *groups, **how)
 
 
-def _log_sums_absorb(
-    state: LogSums,
-    block: Block,
-    totals: np.ndarray,
-    groups: np.ndarray | None = None,
-    *,
-    target_sum: float,
-    **options: Any,
-) -> LogSums:
-    return log_moments.absorb(state, block, factors(totals, target_sum), groups, **options)
+def _log_sums(block: Block, *rows: np.ndarray, n_groups: int, **how: Any) -> LogSums:
+    return _log_absorb(log_moments.empty(n_groups, block.shape[1]), block, *rows, n_groups=n_groups, **how)
 
 
-def _log_sums_update(state: LogSums, *args: Any, **options: Any) -> LogSums:
-    return _log_sums_absorb(log_moments.copied(state), *args, **options)
+def _log_update(state: LogSums, block: Block, *rows: np.ndarray, **how: Any) -> LogSums:
+    return _log_absorb(log_moments.copied(state), block, *rows, **how)
 
 
 LOG_MOMENTS: Reduction[LogSums, Moments] = Reduction(
-    _log_sums, log_moments.merge, log_moments.finish, update=_log_sums_update, absorb=_log_sums_absorb
+    _log_sums, log_moments.merge, log_moments.finish, update=_log_update, absorb=_log_absorb
 )
 
 

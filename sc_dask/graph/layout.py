@@ -92,7 +92,7 @@ def umap(
     init = _checked_start(connectivities, x, n_components, init_pos, method)
     a, b = _checked(n_components, min_dist, spread, negative_sample_rate, random_state, a, b)
     n_obs = connectivities.shape[0]
-    n_epochs = maxiter if maxiter is not None else (500 if n_obs <= 10000 else 200)
+    n_epochs = maxiter if maxiter is not None else starts.usual_rounds(n_obs)
     if method == "umap-learn":
         options = {
             "initial_alpha": alpha, "gamma": gamma, "negative_sample_rate": negative_sample_rate, "n_epochs": n_epochs,

@@ -20,9 +20,8 @@ _SCATTER = 0.1  # of the nodes of a group about its place
 # Eigenvectors are taken of a graph of at most so many nodes and carried to finer ones by averaging over neighbours.
 _SMALLEST = 4096
 _N_SMOOTHED = 8
-# Rounds at the coarsest graph and at those between; at all cells 0.35 of what umap-learn takes: more up to 10,000.
-_COARSE_EPOCHS, _BETWEEN_EPOCHS = 300, 100
-_FEW_CELLS, _FEW_EPOCHS, _FINE_EPOCHS = 10_000, 175, 70
+# Rounds at the coarsest graph and at those between, and at all cells as a share of those without coarser ones.
+_COARSE_EPOCHS, _BETWEEN_EPOCHS, _FINE_SHARE = 300, 100, 0.35
 _SMALL_EPOCHS = 500  # of a graph that is coarse enough as it is
 _FINE_ALPHA = 0.3  # of the learning rate: what is laid out already only needs mending
 
@@ -38,6 +37,11 @@ class Placed:
     def of(cls, nodes: Ordered, x: Callable[[], NDArray[np.float32]], seed: int) -> Placed:
         """Coarsen a graph; ``x`` gives what its nodes were found in, in their original order."""
         return cls(scales(nodes.graph, smallest=_SMALLEST, seed=seed), lambda: nodes.from_original(x()))
+
+
+def usual_rounds(n: int) -> int:
+    """Return how many rounds umap-learn takes for so many nodes."""
+    return 500 if n <= 10_000 else 200
 
 
 def start(placed: Placed, n_components: int, init: str | NDArray[np.float32], seed: int) -> NDArray[np.float32]:
@@ -97,8 +101,7 @@ def multilevel(
     at_scales = placed.scales
     last = len(at_scales.graphs) - 1
     if n_epochs is None:
-        fine = _FEW_EPOCHS if at_scales.graphs[0].n <= _FEW_CELLS else _FINE_EPOCHS
-        n_epochs = fine if last else _SMALL_EPOCHS
+        n_epochs = round(_FINE_SHARE * usual_rounds(at_scales.graphs[0].n)) if last else _SMALL_EPOCHS
     rounds = [n_epochs, *[_BETWEEN_EPOCHS] * (last - 1), *[_COARSE_EPOCHS] * (last > 0)]
     coords = _scaled(_spectral(placed, n_components, how.seed), rng)
     done = 0

@@ -39,8 +39,6 @@ def shuffle_for(values: np.ndarray) -> Shuffle:
     Counts are small numbers, whose bits of one rank are much alike. Of logarithms of counts the bits are not, but the
     few values of a cell come again and again as they are: 1.5 bytes each instead of 3.2.
     """
-    if values.dtype.kind != "f":
-        return "bitshuffle"
     sizes = {name: len(_compressed(values, name)) for name in _SHUFFLES}
     return "noshuffle" if sizes["noshuffle"] < sizes["bitshuffle"] else "bitshuffle"
 

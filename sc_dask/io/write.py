@@ -65,7 +65,8 @@ def write(
     shard_bytes
         Decoded size of one stored object; a worker holds one, and a block.
 
-    Passes: 1 over each lazy matrix, and 1 more to count its non-zeros unless it is as it was stored; ``update``: none.
+    Passes: 1 over each lazy matrix, and to count its non-zeros none where it is as it was
+    stored, a half where genes were picked, else 1 more; ``update``: none.
     Memory: a shard and a block per worker; per-row counts, and one column of a lazy obs, on the driver.
 
     Raises

@@ -23,7 +23,7 @@ from sc_dask.kernels.normalize import TABLE_SIZE, log1p_of
 
 @dataclass(frozen=True)
 class LogSums:
-    """State of :func:`log_sums`; `finish` makes it moments."""
+    """State of :func:`absorb`; `finish` makes it moments."""
 
     n: NDArray[np.int64]  # n_groups, cells
     # n_groups x n_vars x 4: sum and sum of squares of the deviations of values that are not 0, their number, and what
@@ -31,35 +31,9 @@ class LogSums:
     sums: NDArray[np.float64]
 
 
-def log_sums(
-    block: sp.csr_matrix,
-    factors: NDArray[np.float64],
-    groups: NDArray[np.int32] | None = None,
-    n_groups: int = 1,
-    *,
-    base: float | None = None,
-    expm1: bool = False,
-    expm1_base: float | None = None,
-) -> LogSums:
-    """Return the sums of ``log1p(counts * factors)`` of one block.
-
-    Parameters
-    ----------
-    block
-        csr, n_obs x n_vars, counts.
-    factors
-        float64 of n_obs: what cells are multiplied by.
-    groups, n_groups
-        As in :func:`sc_dask.kernels.moments.moments`.
-    base
-        Base of the logarithm; None: e.
-    expm1, expm1_base
-        Sums of ``expm1(x * log(expm1_base))`` instead, taken in X's own float type as scanpy does.
-
-    Memory: ``32 n_groups n_vars`` bytes.
-    """
-    empty = LogSums(np.zeros(n_groups, np.int64), np.zeros((n_groups, block.shape[1], 4)))
-    return absorb(empty, block, factors, groups, n_groups, base=base, expm1=expm1, expm1_base=expm1_base)
+def empty(n_groups: int, n_vars: int) -> LogSums:
+    """Return the state before any block. Memory: ``32 n_groups n_vars`` bytes."""
+    return LogSums(np.zeros(n_groups, np.int64), np.zeros((n_groups, n_vars, 4)))
 
 
 def copied(state: LogSums) -> LogSums:
@@ -72,14 +46,29 @@ def absorb(
     block: sp.csr_matrix,
     factors: NDArray[np.float64],
     groups: NDArray[np.int32] | None = None,
-    n_groups: int = 1,
     *,
     base: float | None = None,
     expm1: bool = False,
     expm1_base: float | None = None,
 ) -> LogSums:
-    """Add a block to the state itself, and return it."""
-    order, starts = rows_by_group(groups, n_groups, block.shape[0])
+    """Add ``log1p(counts * factors)`` of a block to the state itself, and return it.
+
+    Parameters
+    ----------
+    state
+        Of as many groups as ``groups`` has.
+    block
+        csr, n_obs x n_vars, counts.
+    factors
+        float64 of n_obs: what cells are multiplied by.
+    groups
+        As in :func:`sc_dask.kernels.moments.moments`.
+    base
+        Base of the logarithm; None: e.
+    expm1, expm1_base
+        Sums of ``expm1(x * log(expm1_base))`` instead, taken in X's own float type as scanpy does.
+    """
+    order, starts = rows_by_group(groups, len(state.n), block.shape[0])
     over = 1.0 if base is None else 1.0 / math.log(base)
     power = 0.0 if not expm1 else 1.0 if expm1_base is None else math.log(expm1_base)
     one = np.ones(1, np.float64 if block.dtype == np.float64 else np.float32)

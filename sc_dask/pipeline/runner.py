@@ -153,7 +153,7 @@ def run(
         Before X is read for all that metadata tell. What only the values tell (no counts, nothing left by the filters)
         comes from the stage that finds it. If no stage was finished, nothing stays behind.
 
-    Passes: 4 to ``X_pca``, 1 for markers, 2 to write X. Memory: as `sc_dask.pipeline.plan` says.
+    Passes: 4 to ``X_pca``, 1 for markers, up to 2 to write X. Memory: as `sc_dask.pipeline.plan` says.
     """
     malloc.one_arena()
     made = settings if isinstance(settings, Settings) else Settings.of(settings)
