@@ -20,6 +20,7 @@ from sc_dask.errors import InputError, MissingKeyError
 from sc_dask.graph.compact import Compact
 from sc_dask.kernels.aggregate import FUNCTIONS
 from sc_dask.kernels.csr import to_dense
+from sc_dask.outside.anndata import named_layers
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -41,7 +42,7 @@ def stored(adata: AnnData, layer: str | None = None, *, use_raw: bool = False) -
             raise InputError("both use_raw=True and a layer were given", "one of them")
         return adata.raw.X
     if layer is not None and layer not in adata.layers:
-        raise MissingKeyError(f"no layer {layer!r}", f"one of: {_listed(adata.layers)}")
+        raise MissingKeyError(f"no layer {layer!r}", f"one of: {_listed(k for k, _ in named_layers(adata))}")
     x = adata.X if layer is None else adata.layers[layer]
     if x is None:
         raise MissingKeyError("adata.X is None", "a matrix", "pass layer=... or set adata.X")

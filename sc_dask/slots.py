@@ -17,7 +17,9 @@ import numpy as np
 import pandas as pd
 
 from sc_dask.array import meeting
+from sc_dask.array.blocks import restored
 from sc_dask.errors import InputError
+from sc_dask.outside.anndata import make_actual, named_layers, subset_inplace
 from sc_dask.tables import Column as Column  # tables are part of what slots are: one name for both
 from sc_dask.tables import HeldColumn as HeldColumn
 from sc_dask.tables import add_column, columns, is_lazy, load
@@ -266,8 +268,7 @@ def write(adata: AnnData, writes: Mapping[tuple[str, str], Any], *, writer: str 
     if seat is not None and seat.may_write is not None:
         for attr, key in writes:
             seat.may_write(attr, key)
-    if adata.is_view:
-        adata._init_as_actual(adata.copy())
+    make_actual(adata)
     for (attr, key), value in writes.items():
         _note(attr, key, value)
         if attr == "X":
@@ -280,15 +281,22 @@ def write(adata: AnnData, writes: Mapping[tuple[str, str], Any], *, writer: str 
 
 def subset(adata: AnnData, axis: str, keep: Any) -> None:
     """Keep some cells (``axis="obs"``) or genes (``"var"``) in place; ``keep`` is a mask, or positions."""
+    if axis not in ("obs", "var"):
+        raise InputError(f"axis {axis!r}", "'obs' or 'var'")
     _note("subset", axis, keep)
     coloured = _coloured(adata)
-    if axis == "obs":
-        adata._inplace_subset_obs(keep)
-    elif axis == "var":
-        adata._inplace_subset_var(keep)
-    else:
-        raise InputError(f"axis {axis!r}", "'obs' or 'var'")
+    subset_inplace(adata, axis, keep)
+    _restore(adata)
     _keep_colors(adata, coloured)
+
+
+def _restore(adata: AnnData) -> None:
+    """Give X and layers the class of a lazy X again: anndata 0.13 hands back plain Dask arrays."""
+    if (x := restored(adata.X)) is not adata.X:
+        adata.X = x
+    for key, layer in list(named_layers(adata)):
+        if (x := restored(layer)) is not layer:
+            adata.layers[key] = x
 
 
 def drop(adata: AnnData, attr: str, key: str) -> None:

@@ -23,6 +23,7 @@ from sc_dask import slots
 from sc_dask.array import run
 from sc_dask.array.blocks import RowBlocks, canonical_whole, from_source
 from sc_dask.array.source import METER, Block, BlockSource, MemorySource
+from sc_dask.outside.anndata import named_layers
 
 if TYPE_CHECKING:
     from hypothesis.strategies import SearchStrategy
@@ -129,7 +130,7 @@ def lazy(data: Any, n_blocks: int = 4, *, bounds: Sequence[int] | np.ndarray | N
         return from_source(CountingSource(data), cut)
     out = data.copy()  # what is read stays as it is now, whatever becomes of ``data``
     writes: dict[tuple[str, str], Any] = {}
-    for key, layer in out.layers.items():
+    for key, layer in named_layers(out):
         writes["layers", key] = lazy(layer, n_blocks, bounds=bounds)
     if out.X is not None:
         writes["X", ""] = lazy(out.X, n_blocks, bounds=bounds)

@@ -13,8 +13,7 @@ same X in one ``compute`` is done in one pass.
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Generic, TypeVar
 
@@ -22,120 +21,27 @@ import dask.array as da
 import numpy as np
 import scipy.sparse as sp
 from dask.base import tokenize
-from dask.highlevelgraph import HighLevelGraph, Layer
+from dask.highlevelgraph import HighLevelGraph
 
 from sc_dask import config
 from sc_dask.array.chunks import cut_dense, cut_rows
 from sc_dask.array.expr import BlockArgs, Expr, Plan, RowVector, Step, evaluate
+from sc_dask.array.layer import (
+    PREFIX,
+    ExprLayer,
+    Facts,
+    ForeignSource,
+    layer_of,
+    remember,
+    remembered,
+    selection_of,
+)
 from sc_dask.array.source import Block, BlockSource, MemorySource
 from sc_dask.errors import InputError
 from sc_dask.kernels.csr import canonical
 
 S = TypeVar("S")
 T = TypeVar("T")
-
-_RECENT: OrderedDict[str, RowBlocks] = OrderedDict()  # AnnData's views strip subclasses: names find facts again
-_N_RECENT = 16
-
-
-@dataclass
-class Facts:
-    """What passes over X have taught; ``rows`` holds a value per row, ``cols`` one per column.
-
-    Facts are exact or absent: a pick of rows keeps the row facts, a pick of columns the column facts.
-    """
-
-    rows: dict[str, np.ndarray] = field(default_factory=dict)
-    cols: dict[str, np.ndarray] = field(default_factory=dict)
-    values: dict[str, Any] = field(default_factory=dict)
-
-
-def evaluate_block(plan: Plan, args: BlockArgs, block: Block | None = None) -> Block:
-    """Return one block of a lazy X (what a plain Dask task runs)."""
-    return evaluate(plan, args, block)
-
-
-class _ExprLayer(Layer):
-    """The Dask graph of an expression, made key by key when Dask asks."""
-
-    def __init__(self, name: str, expr: Expr) -> None:
-        super().__init__()
-        self._name, self._expr, self._plan_key = name, expr, f"{name}-plan"
-        self._foreign = expr.source.array.name if isinstance(expr.source, ForeignSource) else None
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _ExprLayer, (self._name, self._expr)
-
-    def __len__(self) -> int:
-        return self._expr.n_blocks + 1
-
-    def __iter__(self) -> Iterator[Any]:
-        yield self._plan_key
-        for i in range(self._expr.n_blocks):
-            yield (self._name, i, 0)
-
-    def __contains__(self, key: object) -> bool:
-        if key == self._plan_key:
-            return True
-        return isinstance(key, tuple) and len(key) == 3 and key[0] == self._name and 0 <= key[1] < self._expr.n_blocks
-
-    def __getitem__(self, key: Any) -> Any:
-        if key == self._plan_key:
-            return self._expr.plan()
-        if key not in self:
-            raise KeyError(key)
-        i = key[1]
-        args = self._expr.args(int(self._expr.bounds[i]), int(self._expr.bounds[i + 1]))
-        task: tuple[Any, ...] = (evaluate_block, self._plan_key, args)
-        if isinstance(self._expr.source, ForeignSource):
-            task += (self._expr.source.key(args),)
-        return task
-
-    def is_materialized(self) -> bool:
-        return False
-
-    def get_output_keys(self) -> set[Any]:
-        return set(self)
-
-
-@dataclass(frozen=True, eq=False)
-class ForeignSource:
-    """A Dask array that somebody else made, one chunk of columns, with known chunk sizes."""
-
-    array: da.Array
-    token: str
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        return int(self.array.shape[0]), int(self.array.shape[1])
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        return np.dtype(self.array.dtype)
-
-    @property
-    def is_sparse(self) -> bool:
-        return sp.issparse(self.array._meta)
-
-    def key(self, args: BlockArgs) -> tuple[str, int, int]:
-        """Return the Dask key of the block that holds the rows of ``args``."""
-        return (self.array.name, self._block(args.start)[0], 0)
-
-    def align(self, lo: int, hi: int) -> tuple[int, int]:
-        """Return the rows of the whole block around ``lo:hi``; picks never cross blocks."""
-        return self._block(lo)[1:]
-
-    def _block(self, row: int) -> tuple[int, int, int]:
-        bounds = np.concatenate([[0], np.cumsum(self.array.chunks[0])])
-        i = min(max(int(np.searchsorted(bounds, row, side="right")) - 1, 0), len(bounds) - 2)
-        return i, int(bounds[i]), int(bounds[i + 1])
-
-    def read(self, start: int, stop: int) -> Block:
-        raise InputError(
-            "this X is a Dask graph made elsewhere, whose blocks cannot be read alone",
-            "an X from sd.read",
-            "write it with anndata and read it with sd.read",
-        )
 
 
 class RowBlocks(da.Array):  # type: ignore[misc]
@@ -144,13 +50,10 @@ class RowBlocks(da.Array):  # type: ignore[misc]
     Made by `from_source` and `from_array`, never directly.
     """
 
-    expr: Expr
-    facts: Facts
-
-    def __new__(cls, expr: Expr, facts: Facts | None = None) -> RowBlocks:
-        name = f"rowblocks-{expr.token()}"
+    def __new__(cls, expr: Expr, facts: Facts | None = None, name: str | None = None) -> RowBlocks:
+        name = f"{PREFIX}{expr.token()}" if name is None else name
         dependencies: dict[str, set[str]] = {name: set()}
-        layers: dict[str, Any] = {name: _ExprLayer(name, expr)}
+        layers: dict[str, Any] = {name: ExprLayer(name, expr, Facts() if facts is None else facts)}
         if isinstance(expr.source, ForeignSource):
             below = expr.source.array.dask
             layers.update(below.layers)
@@ -158,24 +61,42 @@ class RowBlocks(da.Array):  # type: ignore[misc]
             dependencies[name] = {expr.source.array.name}
         chunks = (tuple(int(n) for n in np.diff(expr.bounds)), (expr.shape[1],))
         meta = sp.csr_matrix((0, 0), dtype=expr.dtype) if expr.is_sparse else np.empty((0, 0), expr.dtype)
-        self = super().__new__(cls, HighLevelGraph(layers, dependencies), name, chunks, meta=meta)
-        self.expr, self.facts = expr, facts if facts is not None else Facts()
-        _RECENT[name] = self
-        _RECENT.move_to_end(name)
-        while len(_RECENT) > _N_RECENT:
-            _RECENT.popitem(last=False)
+        self: RowBlocks = super().__new__(cls, HighLevelGraph(layers, dependencies), name, chunks, meta=meta)
         return self
+
+    @property
+    def _layer(self) -> ExprLayer:
+        layer = layer_of(self)
+        if layer is None:
+            raise InputError(
+                "values of this lazy X were changed in place",
+                "an X as it was made",
+                "use x.map_blocks, or sd.get.matrix",
+            )
+        return layer
+
+    @property
+    def expr(self) -> Expr:
+        """What stands behind X: its source, the rows that were picked, the steps."""
+        return self._layer.expr
+
+    @property
+    def facts(self) -> Facts:
+        """What passes over X have taught."""
+        return self._layer.facts
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return RowBlocks, (self.expr, self.facts)
+        layer = layer_of(self)  # None: values were set in place, and it is a Dask array like any other
+        return super().__reduce__() if layer is None else (RowBlocks, (layer.expr, layer.facts, layer.name))
 
-    def copy(self) -> RowBlocks:
-        """Return the same lazy matrix (it is immutable)."""
-        return self
+    def copy(self) -> Any:
+        """Return the same lazy matrix as another object."""
+        layer = layer_of(self)
+        return super().copy() if layer is None else RowBlocks(layer.expr, layer.facts, layer.name)
 
     def __getitem__(self, index: Any) -> Any:
         key = index if isinstance(index, tuple) else (index,)
-        if len(key) > 2 or any(k is None or k is Ellipsis for k in key):
+        if layer_of(self) is None or len(key) > 2 or any(k is None or k is Ellipsis for k in key):
             return super().__getitem__(index)
         rows = _positions(key[0], self.shape[0])
         cols = _positions(key[1], self.shape[1]) if len(key) == 2 else slice(None)
@@ -283,13 +204,11 @@ def from_array(x: Any) -> RowBlocks:
     An array in memory is cut by ``config["block-bytes"]`` without a copy (CSC is turned to CSR first).
     A Dask array keeps its row chunks; its columns are joined to one chunk.
     """
-    if isinstance(x, RowBlocks):
-        return x
     if isinstance(x, da.Array):
-        if x.name in _RECENT:
-            return _RECENT[x.name]
-        made = getattr(x.dask, "layers", {}).get(x.name)
-        return RowBlocks(made._expr) if isinstance(made, _ExprLayer) else _from_dask(x)
+        if isinstance(x, RowBlocks) and layer_of(x) is not None:
+            return x
+        found = restored(x)
+        return found if isinstance(found, RowBlocks) and layer_of(found) is not None else _from_dask(x)
     budget = config.n_bytes("block-bytes")
     assert budget is not None
     token = f"memory-{tokenize(object())}"  # its values may change: never taken for another's
@@ -310,6 +229,30 @@ def canonical_whole(csr: Any) -> sp.csr_matrix:
         out = out.copy()
         out.sum_duplicates()
     return out
+
+
+def restored(x: Any) -> Any:
+    """Return a lazy X that lost its class with its class, and anything else as it is."""
+    if not isinstance(x, da.Array) or isinstance(x, RowBlocks):
+        return x
+    layer = layer_of(x)
+    found = _selection(x) if layer is None else RowBlocks(layer.expr, layer.facts, layer.name)
+    return x if found is None else found
+
+
+def _selection(x: da.Array) -> RowBlocks | None:
+    """Return the selection of a lazy X that Dask made, as one that reads what it needs; None for anything else."""
+    found = selection_of(x)
+    if found is None:
+        return None
+    layer, rows, cols = found
+    known = remembered(layer, x.name)
+    if known is None:
+        if not _increasing(rows):
+            return None
+        made = RowBlocks(layer.expr, layer.facts, layer.name).pick_cols(cols).pick_rows(rows)
+        known = remember(layer, x.name, made.expr, made.facts)
+    return RowBlocks(*known)
 
 
 def _from_dask(x: da.Array) -> RowBlocks:

@@ -13,11 +13,11 @@ from typing import Any
 
 import numpy as np
 from dask.base import tokenize
-from pandas.api.extensions import take
 
-from sc_dask.array.blocks import Facts, ForeignSource, RowBlocks, from_source
+from sc_dask.array.blocks import RowBlocks, from_source
 from sc_dask.array.chunks import cut_dense, default_block_bytes
 from sc_dask.array.expr import BlockArgs, Expr, Plan, Step, column_pick, evaluate
+from sc_dask.array.layer import Facts, ForeignSource
 from sc_dask.array.source import METER, Block, BlockSource, MemorySource
 from sc_dask.errors import InputError
 from sc_dask.kernels.concat import as_csr, cast, stack
@@ -243,14 +243,27 @@ def _placed(part: Part, n_vars: int, fill: float, is_sparse: bool, steps: _Steps
 
 
 def _filled_type(expr: Expr, fill: float) -> np.dtype[Any]:
-    """Return the type that anndata gives a matrix to which it adds columns: pandas' rules for dense ones."""
+    """Return the type of a matrix to which columns are added: its own where that can hold ``fill``.
+
+    anndata before 0.13 gives dense matrices the same type; 0.13 makes float64 and int64 of all, whose values are equal.
+    """
     of_fill = np.asarray(fill).dtype
     if expr.shape[1] == 0:
         return np.dtype(np.float64) if expr.is_sparse and fill == 0 else of_fill
     if expr.is_sparse:
         return expr.dtype if fill == 0 else np.promote_types(expr.dtype, of_fill)
-    one = np.zeros((1, 1), expr.dtype)
-    return np.asarray(take(one, np.array([-1]), axis=1, allow_fill=True, fill_value=fill)).dtype
+    return _holding(expr.dtype, fill)
+
+
+def _holding(dtype: np.dtype[Any], fill: float) -> np.dtype[Any]:
+    """Return the smallest type, from ``dtype`` on, for its values and ``fill``; a fraction among integers: float64."""
+    if dtype.kind == "f":
+        return np.result_type(dtype, float(fill))
+    if not float(fill).is_integer():
+        return np.dtype(np.float64)
+    if dtype.kind in "iu" and np.iinfo(dtype).min <= fill <= np.iinfo(dtype).max:
+        return dtype
+    return np.result_type(dtype, np.min_scalar_type(int(fill)))
 
 
 def _nothing(n_obs: int, n_vars: int, is_sparse: bool) -> Expr:

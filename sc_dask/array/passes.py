@@ -10,15 +10,16 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import dask
 import numpy as np
 import psutil
 from dask.base import tokenize
 
-from sc_dask.array.blocks import ForeignSource, Lazy, RowBlocks
+from sc_dask.array.blocks import Lazy, RowBlocks
 from sc_dask.array.expr import BlockArgs, Plan, RowVector, read_block, run_steps
 from sc_dask.array.join import Sheet, join
+from sc_dask.array.layer import ForeignSource
 from sc_dask.array.source import METER, MemorySource
+from sc_dask.outside.dask import fused
 
 
 @dataclass(frozen=True)
@@ -277,7 +278,7 @@ def graph(
             last[lane] = (f"{name}-state", lane)
     dsk[f"{name}-end"] = (merge_lanes, f"{name}-recipe", *last)
     if isinstance(expr.source, ForeignSource):
-        _fuse_foreign(dsk, expr.source, name, expr.n_blocks)
+        dsk = fused(expr.source.array, dsk, {(name, i): dsk[name, i] for i in range(expr.n_blocks)})
     return dsk
 
 
@@ -287,30 +288,6 @@ def _add_several(dsk: dict[Any, Any], name: str, last: list[Any], waiting: list[
         key = (name, waiting[lane][0][0])
         dsk[key] = (several, last[lane], f"{name}-recipe", Item(waiting[lane]))
         last[lane], waiting[lane] = key, []
-
-
-def _fuse_foreign(dsk: dict[Any, Any], source: ForeignSource, name: str, n_blocks: int) -> None:
-    """Join each block's own tasks with its step, so that no block waits in memory for its lane."""
-    from dask._task_spec import Task, convert_legacy_graph
-
-    steps = {k: dsk[k] for k in [(name, i) for i in range(n_blocks)]}
-    needed = {t[-1] for t in steps.values()}
-    (below,) = dask.optimize(source.array)
-    foreign = convert_legacy_graph(dict(below.__dask_graph__()))
-    converted = convert_legacy_graph(dict(dsk), all_keys=set(dsk) | set(foreign))
-    users: dict[Any, int] = {}
-    for node in foreign.values():
-        for dep in node.dependencies:
-            users[dep] = users.get(dep, 0) + 1
-    dsk.clear()
-    dsk.update(converted)
-    fused = set()
-    for key, task in steps.items():
-        src = task[-1]
-        if not users.get(src) and src in needed and isinstance(foreign[src], Task):
-            dsk[key] = Task.fuse(foreign[src], converted[key], key=key)
-            fused.add(src)
-    dsk.update({k: v for k, v in foreign.items() if k not in fused})
 
 
 def keep_found(xs: Sequence[RowBlocks], carry: Carry) -> None:

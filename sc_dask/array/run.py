@@ -27,7 +27,8 @@ from dask.highlevelgraph import HighLevelGraph
 
 from sc_dask import config
 from sc_dask.array import meeting, passes
-from sc_dask.array.blocks import ForeignSource, Lazy, RowBlocks
+from sc_dask.array.blocks import Lazy, RowBlocks
+from sc_dask.array.layer import ForeignSource
 from sc_dask.array.passes import Item
 from sc_dask.array.source import METER, MemorySource
 from sc_dask.errors import ScDaskWarning, StalledError

@@ -24,6 +24,7 @@ from sc_dask.array.blocks import RowBlocks, from_array
 from sc_dask.errors import InputError, ScDaskWarning
 from sc_dask.io.read import read
 from sc_dask.io.store import Location, quiet
+from sc_dask.outside.anndata import named_layers
 from sc_dask.slots import Column, HeldColumn, columns, is_lazy, lazy_variable, load, names
 
 Merge = Literal["same", "unique", "first", "only"] | Callable[..., Any] | None
@@ -266,7 +267,7 @@ def _lazy_obs(opened: list[AnnData], obs: pd.DataFrame, join: str) -> Dataset2D:
 
 
 def _layers(opened: list[AnnData], join: str) -> list[str]:
-    every = list(dict.fromkeys(k for a in opened for k in a.layers))
+    every = list(dict.fromkeys(k for a in opened for k, _ in named_layers(a)))
     return every if join == "outer" else [k for k in every if all(k in a.layers for a in opened)]
 
 

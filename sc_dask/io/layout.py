@@ -33,6 +33,7 @@ from zarr.codecs import Crc32cCodec, ZstdCodec
 
 from sc_dask.errors import StoreError
 from sc_dask.io.shards import Shuffle, inner_codecs, put
+from sc_dask.outside.zarr import sync
 
 LAYOUT_VERSION = 1
 MARK = "sc_dask"
@@ -307,8 +308,6 @@ def shard_grid(array: zarr.Array[Any]) -> tuple[int, ...]:
 
 def missing_chunks(array: zarr.Array[Any]) -> list[str]:
     """Return the keys of stored objects (shards, or chunks of an unsharded array) that should exist and do not."""
-    from zarr.core.sync import sync
-
     if 0 in array.shape or array.attrs.get("encoding-type") == "null":
         return []
 

@@ -16,9 +16,10 @@ import numpy as np
 import zarr
 
 from sc_dask.array import run
-from sc_dask.array.blocks import ForeignSource, RowBlocks, each_block, evaluate_block, from_source
+from sc_dask.array.blocks import RowBlocks, each_block, from_source
 from sc_dask.array.chunks import cut_dense, cut_rows, default_block_bytes
 from sc_dask.array.expr import BlockArgs, Plan
+from sc_dask.array.layer import ForeignSource, evaluate_block
 from sc_dask.array.source import Block, MemorySource
 from sc_dask.errors import ScDaskError, StoreError
 from sc_dask.io import layout as disk

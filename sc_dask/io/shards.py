@@ -14,13 +14,13 @@ import google_crc32c
 import numcodecs.blosc
 import numpy as np
 import zarr
+from zarr.buffer import default_buffer_prototype
+from zarr.buffer.cpu import Buffer
 from zarr.codecs import BloscCodec, Crc32cCodec
-from zarr.core.buffer import default_buffer_prototype
-from zarr.core.buffer.cpu import Buffer
-from zarr.core.sync import sync
 
 from sc_dask.errors import StoreError
 from sc_dask.io.buffers import BUFFERS
+from sc_dask.outside.zarr import metadata_of, options_of, sync
 
 CLEVEL = 5
 Shuffle = Literal["bitshuffle", "noshuffle"]
@@ -153,8 +153,8 @@ def _chunks(array: zarr.Array[Any]) -> tuple[int, int]:
 
 def _shuffle_of(array: zarr.Array[Any]) -> str:
     """Return how an array says that its chunks are stored."""
-    metadata: Any = array.metadata
-    return str(metadata.codecs[0].codecs[1].shuffle.value)
+    (shard,) = metadata_of(array)["codecs"]
+    return str(options_of(options_of(shard)["codecs"][1])["shuffle"])
 
 
 def _checksum(body: bytes | np.ndarray) -> bytes:

@@ -21,9 +21,9 @@ import zarr
 import zarr.storage
 from fsspec.core import split_protocol, url_to_fs
 from zarr.abc.store import Store
-from zarr.core.sync import sync
 
 from sc_dask.errors import FormatError, InputError, StoreError
+from sc_dask.outside.zarr import sync
 
 HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
 ZARR_KEYS = ("zarr.json", ".zgroup", ".zmetadata", ".zarray")

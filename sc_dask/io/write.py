@@ -20,14 +20,16 @@ from anndata.experimental import write_dispatched
 from anndata.experimental.backed import Dataset2D
 from dask.array import Array as DaskArray
 
-from sc_dask.array.blocks import ForeignSource, RowBlocks, from_array
+from sc_dask.array.blocks import RowBlocks, from_array
 from sc_dask.array.concat import sources
 from sc_dask.array.expr import Expr
+from sc_dask.array.layer import ForeignSource
 from sc_dask.errors import InputError
 from sc_dask.io import commit
 from sc_dask.io import layout as disk
 from sc_dask.io.matrix import Written, write_matrix
 from sc_dask.io.store import Location, batched, open_group, quiet
+from sc_dask.outside.anndata import named_layers
 from sc_dask.slots import columns, is_lazy, lazy_columns, load, names
 
 MAPPINGS = ("obsm", "varm", "obsp", "varp")
@@ -108,7 +110,7 @@ def matrices(adata: AnnData) -> Iterator[tuple[str, Any]]:
     """Yield path and value of every matrix that is written shard by shard."""
     if adata.X is not None:
         yield "X", _checked(adata.X, "X")
-    for key, value in adata.layers.items():
+    for key, value in named_layers(adata):
         yield f"layers/{key}", _checked(value, f"layers[{key!r}]")
     for slot in MAPPINGS:
         for key, value in getattr(adata, slot).items():
@@ -157,7 +159,7 @@ def elements(adata: AnnData) -> Iterator[tuple[str, Any]]:
 
 
 def _storable(frame: Any) -> Any:
-    """Return a frame with plain text as names, and columns of text with missing values as categorical.
+    """Return a frame with plain text as names, and Python strings with missing values among them as categorical.
 
     The spec has no nullable names, and no other place for missing values among Python strings. A lazy table is
     returned as it is: its columns are seen to one by one (`_write_lazy_table`).
@@ -168,6 +170,8 @@ def _storable(frame: Any) -> Any:
     out = frame.astype(dict.fromkeys(lacking, "category")) if lacking else frame
     if isinstance(out.index.dtype, pd.StringDtype):
         out = out.set_axis(out.index.astype(object), axis=0)
+        if out.index.name in out.columns:  # anndata allows the name twice where both are the same, of one type
+            out = out.assign(**{out.index.name: out[out.index.name].astype(object)})
     return out
 
 

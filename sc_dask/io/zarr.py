@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 import zarr
 from dask.base import tokenize
+from zarr.abc.buffer import Buffer, BufferPrototype
 from zarr.abc.store import ByteRequest, Store
-from zarr.core.buffer import Buffer, BufferPrototype
 from zarr.storage import WrapperStore
 
 from sc_dask.array.source import METER, Block

@@ -11,7 +11,7 @@ from __future__ import annotations
 import itertools
 import threading
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Generic, TypeVar
@@ -21,13 +21,13 @@ import numcodecs
 import numpy as np
 import zarr
 from numcodecs.abc import Codec
-from zarr.codecs import BloscCodec, BytesCodec, Crc32cCodec, GzipCodec, ShardingCodec, ZstdCodec
 
 from sc_dask import config, malloc
 from sc_dask.array.source import METER
 from sc_dask.errors import FormatError
 from sc_dask.io.buffers import BUFFERS
 from sc_dask.io.fetch import Answer, Objects, Part, Raw, Steps, together
+from sc_dask.outside.zarr import JSON, metadata_of, name_of, options_of
 
 T = TypeVar("T")
 
@@ -35,6 +35,11 @@ EDGE_BYTES = 16 << 20  # decoded chunks at block edges that wait for the neighbo
 _MISSING = 2**64 - 1
 _KEPT_INDEXES = 256  # shard indexes, per array
 _V2_CODECS = {"blosc", "zstd", "gzip", "zlib", "lz4", "lzma", "bz2"}
+_V3_CODECS: dict[str, Callable[[], Codec]] = {
+    "blosc": numcodecs.Blosc,
+    "zstd": numcodecs.Zstd,
+    "gzip": numcodecs.GZip,
+}
 
 
 # -- one chunk -----------------------------------------------------------------------------------
@@ -85,25 +90,16 @@ def _checked(raw: Raw, name: str) -> Raw:
     return raw[:-4]
 
 
-def _coding_of(codecs: Any, dtype: np.dtype[Any], fill: Any) -> _Coding | None:
-    """Return how to decode v3 codecs, or None for what is not supported."""
-    first, *rest = codecs
-    if not isinstance(first, BytesCodec) or (first.endian is not None and first.endian.value != "little"):
+def _coding_of(codecs: Sequence[JSON], dtype: np.dtype[Any], fill: Any) -> _Coding | None:
+    """Return how to decode v3 codecs (as ``zarr.json`` lists them), or None for what is not supported."""
+    names = [name_of(c) for c in codecs]
+    if names[:1] != ["bytes"] or options_of(codecs[0]).get("endian", "little") != "little":
         return None
-    checksum = bool(rest) and isinstance(rest[-1], Crc32cCodec)
-    rest = rest[:-1] if checksum else rest
-    if len(rest) > 1:
+    checksum = names[-1] == "crc32c"
+    packed = names[1:-1] if checksum else names[1:]
+    if len(packed) > 1 or not all(name in _V3_CODECS for name in packed):
         return None
-    codec: Codec | None = None
-    if rest:
-        if isinstance(rest[0], BloscCodec):
-            codec = numcodecs.Blosc()
-        elif isinstance(rest[0], ZstdCodec):
-            codec = numcodecs.Zstd()
-        elif isinstance(rest[0], GzipCodec):
-            codec = numcodecs.GZip()
-        else:
-            return None
+    codec = _V3_CODECS[packed[0]]() if packed else None
     return _Coding(codec, checksum, dtype, fill)
 
 
@@ -226,21 +222,23 @@ class Chunks:
             return None
         if array.chunks[1:] != array.shape[1:] or (array.shards or array.chunks)[1:] != array.shape[1:]:
             return None
-        meta: Any = array.metadata
-        if meta.zarr_format == 2:
-            codec = numcodecs.get_codec(meta.compressor.get_config()) if meta.compressor is not None else None
-            if meta.filters or meta.order != "C" or (codec is not None and codec.codec_id not in _V2_CODECS):
+        meta = metadata_of(array)
+        if meta["zarr_format"] == 2:
+            codec = numcodecs.get_codec(meta["compressor"]) if meta.get("compressor") is not None else None
+            if meta.get("filters") or meta["order"] != "C" or (codec is not None and codec.codec_id not in _V2_CODECS):
                 return None
             return cls(objects, array, _Coding(codec, False, dtype, array.fill_value), False)
-        if len(meta.codecs) == 1 and isinstance(meta.codecs[0], ShardingCodec):
-            shard = meta.codecs[0]
-            plain = [type(c) for c in shard.index_codecs] == [BytesCodec, Crc32cCodec]
-            inner = _coding_of(shard.codecs, dtype, array.fill_value)
-            if inner is None or not plain or shard.index_location.value != "end":
+        codecs = meta["codecs"]
+        sharded = len(codecs) == 1 and name_of(codecs[0]) == "sharding_indexed"
+        if sharded:
+            shard = options_of(codecs[0])
+            plain = [name_of(c) for c in shard["index_codecs"]] == ["bytes", "crc32c"]
+            little = options_of(shard["index_codecs"][0]).get("endian", "little") == "little"
+            if not (plain and little) or shard.get("index_location", "end") != "end":
                 return None
-            return cls(objects, array, inner, True)
-        outer = _coding_of(meta.codecs, dtype, array.fill_value)
-        return None if outer is None else cls(objects, array, outer, False)
+            codecs = shard["codecs"]
+        coding = _coding_of(codecs, dtype, array.fill_value)
+        return None if coding is None else cls(objects, array, coding, sharded)
 
     def read(self, start: int, stop: int) -> np.ndarray:
         """Return rows ``start:stop``."""

@@ -14,6 +14,7 @@ import scipy.sparse as sp
 import sc_dask as sd
 from sc_dask.errors import InputError, MissingKeyError
 from sc_dask.kernels.aggregate import FUNCTIONS
+from sc_dask.outside.anndata import named_layers
 from sc_dask.testing import lazy, source_of
 from tests.laws.registry import N_VARS, counts, logged
 
@@ -47,8 +48,8 @@ def assert_scanpys(found: ad.AnnData, theirs: ad.AnnData, axis: str = "obs") -> 
     their_groups, their_other = (theirs.obs, theirs.var) if axis == "obs" else (theirs.var, theirs.obs)
     pd.testing.assert_frame_equal(groups.drop(columns="n_obs_aggregated"), their_groups)
     pd.testing.assert_frame_equal(other, their_other)
-    assert set(found.layers) == set(theirs.layers) and found.X is None
-    for f, values in theirs.layers.items():
+    assert set(dict(named_layers(found))) == set(dict(named_layers(theirs))) and found.X is None
+    for f, values in named_layers(theirs):
         assert found.layers[f].dtype == ("int64" if f == "count_nonzero" else "float64")
         # scanpy takes the square of the mean from the mean of squares in single precision, and medians too
         np.testing.assert_allclose(found.layers[f], values, rtol=1e-5, atol=1e-5, err_msg=f)

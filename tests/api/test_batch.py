@@ -10,6 +10,7 @@ import scipy.sparse as sp
 import sc_dask as sd
 from sc_dask.errors import InputError, MissingKeyError
 from sc_dask.log import stage
+from sc_dask.outside.anndata import named_layers
 from sc_dask.testing import lazy, source_of
 
 
@@ -60,7 +61,7 @@ def test_batch__markers_pseudobulk_and_scores_in_one_read(adata: Any) -> None:
     sd.tl.rank_genes_groups(alone, "group")
     sd.tl.score_genes(alone, sets, **options)
     assert source_of(alone).passes == 3
-    for func, values in sd.get.aggregate(alone, "group", ["sum", "var"]).layers.items():
+    for func, values in named_layers(sd.get.aggregate(alone, "group", ["sum", "var"])):
         np.testing.assert_array_equal(sums.value.layers[func], values)
     pd.testing.assert_frame_equal(sd.get.rank_genes_groups_df(one), sd.get.rank_genes_groups_df(alone))
     pd.testing.assert_frame_equal(one.obs[["one_score", "two_score"]], alone.obs[["one_score", "two_score"]])

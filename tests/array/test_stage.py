@@ -68,9 +68,6 @@ def test_stage__the_folder_lives_in_the_work_dir_and_goes_with_x(tmp_path: Path)
         staged = laid_aside(lazy(DENSE))
     folder = Path(staged.expr.source.folder)
     assert folder.parent == tmp_path / "work" and len(list(folder.iterdir())) == 4
-    from sc_dask.array import blocks
-
-    blocks._RECENT.clear()
     del staged
     gc.collect()
     assert not folder.exists()

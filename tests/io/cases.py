@@ -13,6 +13,8 @@ import numpy as np
 import scipy.sparse as sp
 import zarr
 
+from sc_dask.outside.anndata import named_layers
+
 Oracle = Callable[[], ad.AnnData]
 
 
@@ -67,9 +69,10 @@ def differences(found: ad.AnnData, wanted: ad.AnnData) -> list[str]:
     for slot in ("obsm", "varm", "obsp", "varp", "uns"):
         if sorted(getattr(found, slot)) != sorted(getattr(wanted, slot)):
             out.append(slot)
-    if sorted(found.layers) != sorted(wanted.layers):
+    layers, wanted_layers = dict(named_layers(found)), dict(named_layers(wanted))
+    if sorted(layers) != sorted(wanted_layers):
         out.append("layers")
-    pairs = [("X", found.X, wanted.X), *((f"layers/{k}", found.layers[k], wanted.layers[k]) for k in wanted.layers)]
+    pairs = [("X", found.X, wanted.X), *((f"layers/{k}", layers.get(k), x) for k, x in wanted_layers.items())]
     if (found.raw is None) != (wanted.raw is None):
         out.append("raw")
     elif wanted.raw is not None:

@@ -14,6 +14,7 @@ from sc_dask.array.blocks import RowBlocks
 from sc_dask.errors import FormatError
 from sc_dask.io import loom
 from sc_dask.io.store import Location
+from sc_dask.outside.anndata import named_layers
 from tests.io.cases import dense
 
 N_VARS, N_OBS = 150, 90
@@ -42,8 +43,8 @@ def test_loom__layers_and_attributes(path: Path, tmp_path: Path, x_name: str) ->
     wanted = ad.io.read_loom(path, X_name=x_name, validate=False)
     found = sd.convert(path, tmp_path / "a.zarr", X_name=x_name, block_bytes=4 * N_VARS * 7, shard_bytes=4000)
     np.testing.assert_array_equal(dense(found.X).astype(np.float32), dense(wanted.X))
-    assert sorted(found.layers) == sorted(wanted.layers)
-    for key in wanted.layers:
+    assert sorted(dict(named_layers(found))) == sorted(dict(named_layers(wanted)))
+    for key, _ in named_layers(wanted):
         np.testing.assert_array_equal(dense(found.layers[key]), dense(wanted.layers[key]))
     assert found.X.dtype == (np.float32 if x_name == "ratio" else np.uint8)
     assert list(found.obs_names) == list(wanted.obs_names) and found.obs_names[0] == "cell<0>"

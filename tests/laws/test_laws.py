@@ -23,6 +23,7 @@ from sc_dask import slots
 from sc_dask.array import genes
 from sc_dask.array.blocks import RowBlocks
 from sc_dask.log import stage
+from sc_dask.outside.anndata import named_layers
 from sc_dask.testing import compute_counter, lazy, source_of
 from tests.laws.compare import differ, differences, leaves, slots_of
 from tests.laws.registry import (
@@ -71,8 +72,8 @@ cases = functools.partial(pytest.mark.parametrize, "case", ids=lambda c: c.id)
 
 def recast(adata: ad.AnnData, kind: Any) -> ad.AnnData:
     adata.X = kind(adata.X)
-    for k in adata.layers:
-        adata.layers[k] = kind(adata.layers[k])
+    for k, layer in list(named_layers(adata)):
+        adata.layers[k] = kind(layer)
     return adata
 
 
@@ -121,7 +122,7 @@ def test_chunk__how_rows_are_cut_does_not_matter(case: Case, cut: str) -> None:
 @pytest.mark.parametrize("kind", MEMORY)
 def test_chunk__memory_gives_the_same_and_stays_what_it_was(case: Case, kind: str) -> None:
     adata = recast(case.start(), MEMORY[kind])
-    types = {key: type(adata.layers.get(key, adata.X)) for key in (None, "spare")}
+    types = {None: type(adata.X), "spare": type(adata.layers["spare"])}
     if case.dense:
         types[case.kwargs.get("layer")] = np.ndarray
     with dask.config.set({"sc-dask.block-bytes": 1000}):
