@@ -89,7 +89,7 @@ def store(tmp_path: Path) -> str:
 
 
 def as_anndata_loads(frame: pd.DataFrame) -> pd.DataFrame:
-    """Text that may be missing is ``string`` in a lazy table that anndata loads, also where it is pandas 3's ``str``."""
+    """What anndata makes of a lazy table: text that may be missing is ``string``, also pandas 3's ``str``."""
     return frame.astype({k: "string" for k in frame if isinstance(frame[k].dtype, pd.StringDtype)})
 
 
