@@ -17,9 +17,9 @@ import numpy as np
 import pandas as pd
 
 from sc_dask.array import meeting
-from sc_dask.array.blocks import restored
+from sc_dask.array.blocks import RowBlocks, restored
 from sc_dask.errors import InputError
-from sc_dask.outside.anndata import make_actual, named_layers, subset_inplace
+from sc_dask.outside.anndata import keep_class_in_views, make_actual, named_layers, subset_inplace
 from sc_dask.tables import Column as Column  # tables are part of what slots are: one name for both
 from sc_dask.tables import HeldColumn as HeldColumn
 from sc_dask.tables import add_column, columns, is_lazy, load
@@ -30,6 +30,9 @@ from sc_dask.tables import names as names
 
 if TYPE_CHECKING:
     from anndata import AnnData
+
+
+keep_class_in_views(RowBlocks)
 
 
 @dataclass(frozen=True)
@@ -189,7 +192,7 @@ SLOTS: tuple[Slot, ...] = (
     Slot("obs", "{}", "n_obs", "float64", "tl.score_genes", "mean of a set of genes less that of its controls"),
     Slot("obs", "S_score", "n_obs", "float64", _CYCLE, "score of the genes of the S phase"),
     Slot("obs", "G2M_score", "n_obs", "float64", _CYCLE, "score of the genes of the G2M phase"),
-    Slot("obs", "phase", "n_obs", "object", _CYCLE, "S, G2M or G1"),
+    Slot("obs", "phase", "n_obs", "object or str", _CYCLE, "S, G2M or G1"),
     Slot(
         "uns", "{}", "", "dict", "tl.rank_genes_groups", "names, scores, pvals, pvals_adj, logfoldchanges, pts, params"
     ),

@@ -64,15 +64,17 @@ class RowBlocks(da.Array):  # type: ignore[misc]
         self: RowBlocks = super().__new__(cls, HighLevelGraph(layers, dependencies), name, chunks, meta=meta)
         return self
 
+    @classmethod
+    def of_same(cls, kind: type[RowBlocks], x: RowBlocks) -> RowBlocks | None:
+        """Return the same lazy matrix as an object of a class of its own; None where values were set in place."""
+        layer = layer_of(x)
+        return None if layer is None else RowBlocks.__new__(kind, layer.expr, layer.facts, layer.name)
+
     @property
     def _layer(self) -> ExprLayer:
         layer = layer_of(self)
-        if layer is None:
-            raise InputError(
-                "values of this lazy X were changed in place",
-                "an X as it was made",
-                "use x.map_blocks, or sd.get.matrix",
-            )
+        if layer is None:  # an AttributeError, because Dask asks its collections for ``expr``
+            raise AttributeError("values of this lazy X were set in place: it is a Dask array now, for sd.get.matrix")
         return layer
 
     @property
@@ -91,8 +93,8 @@ class RowBlocks(da.Array):  # type: ignore[misc]
 
     def copy(self) -> Any:
         """Return the same lazy matrix as another object."""
-        layer = layer_of(self)
-        return super().copy() if layer is None else RowBlocks(layer.expr, layer.facts, layer.name)
+        same = self.of_same(RowBlocks, self)
+        return super().copy() if same is None else same
 
     def __getitem__(self, index: Any) -> Any:
         key = index if isinstance(index, tuple) else (index,)

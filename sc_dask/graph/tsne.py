@@ -11,7 +11,7 @@ from sc_dask.errors import InputError
 
 
 def tsne(x: NDArray[Any], *, perplexity: float, **options: Any) -> NDArray[Any]:
-    """Return coordinates, ``n_obs x 2``; the options are those of ``sklearn.manifold.TSNE``.
+    """Return coordinates, ``n_obs x n_components``; the options are those of ``sklearn.manifold.TSNE``.
 
     Memory: 100 bytes for each of ``3 * perplexity`` neighbours of a cell.
 

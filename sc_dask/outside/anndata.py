@@ -22,6 +22,33 @@ def make_actual(adata: AnnData) -> None:
         adata._init_as_actual(adata.copy())
 
 
+def keep_class_in_views(lazy: type) -> None:
+    """Let views of AnnData hold a lazy X as its own class, where anndata makes a plain Dask array of it.
+
+    Values that are set in it (``view.X[...] = 0``) turn the view into an AnnData of its own first, as anndata's do.
+    Private in anndata; without it X is a Dask array in views and their copies, and is known again by its graph.
+    """
+    try:
+        from anndata._core.access import ElementRef
+        from anndata._core.views import DaskArrayView, _SetItemMixin, as_view
+    except ImportError:
+        return
+
+    class View(_SetItemMixin, lazy):  # type: ignore[misc]
+        """A lazy X in a view of an AnnData."""
+
+        def __new__(cls, x: Any, view_args: Any) -> Any:
+            self = lazy.of_same(cls, x)  # type: ignore[attr-defined]
+            if self is not None:
+                self._view_args = ElementRef(*view_args)
+            return self
+
+    @as_view.register(lazy)
+    def view_of(x: Any, view_args: Any) -> Any:
+        view = View(x, view_args)
+        return DaskArrayView(x, view_args) if view is None else view
+
+
 def subset_inplace(adata: AnnData, axis: str, keep: Any) -> None:
     """Keep some cells (``"obs"``) or genes (``"var"``) in place (private in anndata; scanpy calls the same)."""
     if axis == "obs":

@@ -35,7 +35,7 @@ def normalize_total(
     adata
         Annotated matrix (n_obs, n_vars) of counts, in memory or lazy.
     target_sum
-        Sum of every cell afterwards; None: the median of the sums before.
+        Sum of every cell afterwards; None: the median of the sums before, of cells that have any.
     exclude_highly_expressed
         Leave genes with more than ``max_fraction`` of the sum of any one cell out of the sums (Weinreb 2017).
     max_fraction
@@ -91,7 +91,7 @@ def normalize_total(
     else:
         totals = lazy.totals_of(x)
     if target_sum is None:
-        target_sum = _median(np.asarray(totals), x.expr.is_sparse)
+        target_sum = _median(np.asarray(totals))
     known = totals.values if isinstance(totals, RowVector) else totals
     if known is not None and (known == 0).any():
         warnings.warn(f"{(known == 0).sum()} cells have zero counts: they stay zero", CountsWarning, stacklevel=2)
@@ -105,10 +105,9 @@ def normalize_total(
     return adata if copy else None
 
 
-def _median(totals: np.ndarray, is_sparse: bool) -> float:
-    """Return scanpy's median: over all cells of a sparse matrix, over those with counts of a dense one."""
-    if not is_sparse:
-        totals = totals[totals > 0]
+def _median(totals: np.ndarray) -> float:
+    """Return the median over cells with counts, as scanpy from 1.12 on (1.11: over all cells of a csr matrix)."""
+    totals = totals[totals > 0]
     median = float(np.median(totals)) if len(totals) else 0.0
     if not median > 0:
         raise InputError(

@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 
 from sc_dask import config, get, slots
 from sc_dask.array import run
-from sc_dask.array.blocks import collect_rows
+from sc_dask.array.blocks import RowBlocks, collect_rows
 from sc_dask.array.components import scores_of
+from sc_dask.array.score import gene_means
 from sc_dask.errors import InputError, MissingKeyError
 from sc_dask.graph import ingest as placing
 from sc_dask.graph.layout import curve
@@ -47,8 +48,8 @@ def ingest(
         New cells, in memory or lazy. Genes are matched by name; those that the reference has more of are warned of
         and count as their mean.
     adata_ref
-        Reference with ``pp.pca``, ``pp.neighbors`` and, for ``"umap"``, ``tl.umap``; its X is not read, unless the
-        neighbours were searched in it.
+        Reference with ``pp.pca``, ``pp.neighbors`` and, for ``"umap"``, ``tl.umap``, and with the X (or the layer) that
+        its components were made from: new cells are centred at its mean.
     obs
         Columns of ``adata_ref.obs`` to map, categorical.
     embedding_method
@@ -69,17 +70,19 @@ def ingest(
     Writes
     ------
     obs columns of ``obs`` (n_obs) category: of the most neighbours, of equals the first; obsm ``X_pca`` (n_obs,
-    n_comps) float32, centred at the mean of the new cells as in scanpy; obsm ``X_umap`` (n_obs, n_components) float32:
-    the weighted mean of the neighbours' positions, then rounds of our layout with the reference fixed (scanpy's come
+    n_comps) float32, centred at the mean of the reference (as scanpy from 1.12 on; 1.11 takes the mean of the new
+    cells, so that cells of one type get the labels of others); obsm ``X_umap`` (n_obs, n_components) float32: the
+    weighted mean of the neighbours' positions, then rounds of our layout with the reference fixed (scanpy's come
     from umap-learn and differ in detail).
 
-    Passes: 1 (0 if neither components nor X are needed). Memory: 4 bytes per cell and component, the reference's
+    Passes: 1 (0 if neither components nor X are needed), and 1 over the reference's genes with a loading unless their
+    means are known. Memory: 4 bytes per cell and component, the reference's
     representation twice, 16 bytes per cell and neighbour; one block a thread.
 
     Raises
     ------
     MissingKeyError
-        The reference lacks a column, its components, the settings of its neighbours or its layout.
+        The reference lacks a column, its components, X, the settings of its neighbours or its layout.
     InputError
         Too few genes of the reference are there, or an option is unknown.
 
@@ -194,10 +197,24 @@ def _projected(adata: AnnData, adata_ref: AnnData) -> NDArray[np.float32]:
     used = np.asarray(loadings.any(axis=1))
     at = _places(adata, adata_ref, used)
     x = get.matrix(adata).pick_cols(at[at >= 0])
-    scores = np.asarray(scores_of(x, loadings[used][at >= 0].T, None, np.float32))
-    if adata_ref.uns["pca"]["params"].get("zero_center", True) and len(scores):
-        scores = scores - scores.mean(axis=0, dtype=np.float64).astype(np.float32)
-    return scores
+    params = adata_ref.uns["pca"].get("params", {})
+    mean = None
+    if params.get("zero_center", True):
+        mean = gene_means(_of_components(adata_ref, params).pick_cols(np.flatnonzero(used)))[at >= 0]
+    return np.asarray(scores_of(x, loadings[used][at >= 0].T, mean, np.float32))
+
+
+def _of_components(adata_ref: AnnData, params: Mapping[str, Any]) -> RowBlocks:
+    """Return what the reference's components were made from."""
+    layer = params.get("layer")
+    try:
+        return get.matrix(adata_ref, None if layer is None else str(layer))
+    except MissingKeyError as err:
+        raise MissingKeyError(
+            f"adata_ref lacks the matrix of its components: {err.found}",
+            "its X, whose mean new cells are centred at",
+            "keep X in the reference, or pp.pca(adata_ref, zero_center=False)",
+        ) from err
 
 
 def _coordinates(adata: AnnData, adata_ref: AnnData, space: _Space, scores: NDArray[Any] | None) -> NDArray[Any]:

@@ -20,6 +20,7 @@ def tsne(
     adata: AnnData,
     n_pcs: int | None = None,
     *,
+    n_components: int = 2,
     use_rep: str | None = None,
     perplexity: float = 30,
     metric: str = "euclidean",
@@ -42,6 +43,8 @@ def tsne(
         Annotated matrix.
     n_pcs, use_rep
         Columns of ``X_pca`` to use, or another key of obsm; ``"X"`` (or at most 50 genes) is X itself.
+    n_components
+        Dimensions of the layout.
     perplexity
         Neighbours that a cell heeds, more or less; less than the number of cells.
     metric
@@ -65,7 +68,8 @@ def tsne(
 
     Writes
     ------
-    obsm ``X_tsne`` (n_obs, 2) float32; uns ``tsne``: ``params``. With ``key_added``: obsm ``<key>`` and uns ``<key>``.
+    obsm ``X_tsne`` (n_obs, n_components) float32; uns ``tsne``: ``params``. With ``key_added``: obsm ``<key>`` and
+    uns ``<key>``.
 
     Passes: 0 (1 if X is the representation). Memory: about ``300 * perplexity`` bytes a cell.
 
@@ -74,7 +78,8 @@ def tsne(
     MissingKeyError
         The representation is not there.
     InputError
-        ``perplexity`` does not fit the number of cells, or ``use_fast_tsne`` is True.
+        ``perplexity`` does not fit the number of cells, ``n_components`` is not 1, 2 or 3, or ``use_fast_tsne`` is
+        True.
 
     Examples
     --------
@@ -84,6 +89,8 @@ def tsne(
     >>> adata.obsm["X_tsne"].shape
     (60, 2)
     """
+    if n_components not in (1, 2, 3):
+        raise InputError(f"found n_components={n_components}", "1, 2 or 3 dimensions", "use n_components=2")
     if use_fast_tsne:
         raise InputError("found use_fast_tsne=True", "False: MulticoreTSNE is no longer kept", "use n_jobs")
     if adata.n_obs > _SLOW:
@@ -95,7 +102,7 @@ def tsne(
     threads = config.n_threads() if n_jobs is None else n_jobs
     options: dict[str, Any] = {
         "perplexity": perplexity, "early_exaggeration": early_exaggeration, "learning_rate": learning_rate,
-        "n_jobs": threads, "metric": metric,
+        "n_jobs": threads, "metric": metric, "n_components": n_components,
     }  # fmt: skip
     x = get.embedding(adata, use_rep, n_pcs)
     coords = run.call(embedding.tsne, x, random_state=random_state, **options)

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import scipy.sparse as sp
+from packaging.version import Version
 
 import sc_dask as sd
 from sc_dask.errors import InputError, MissingKeyError
@@ -17,6 +18,7 @@ from sc_dask.kernels.aggregate import FUNCTIONS
 from sc_dask.outside.anndata import named_layers
 from sc_dask.testing import lazy, source_of
 from tests.laws.registry import N_VARS, counts, logged
+from tests.stack import SCANPY
 
 KINDS: dict[str, Any] = {
     "lazy": lambda a: lazy(a, bounds=[0, 0, 1, 40, 43, 90]),
@@ -46,7 +48,9 @@ def assert_scanpys(found: ad.AnnData, theirs: ad.AnnData, axis: str = "obs") -> 
     assert list(found.obs_names) == list(theirs.obs_names) and list(found.var_names) == list(theirs.var_names)
     groups, other = (found.obs, found.var) if axis == "obs" else (found.var, found.obs)
     their_groups, their_other = (theirs.obs, theirs.var) if axis == "obs" else (theirs.var, theirs.obs)
-    pd.testing.assert_frame_equal(groups.drop(columns="n_obs_aggregated"), their_groups)
+    if Version("1.12") > SCANPY:
+        groups = groups.drop(columns="n_obs_aggregated")
+    pd.testing.assert_frame_equal(groups, their_groups)
     pd.testing.assert_frame_equal(other, their_other)
     assert set(dict(named_layers(found))) == set(dict(named_layers(theirs))) and found.X is None
     for f, values in named_layers(theirs):
@@ -129,7 +133,7 @@ def test_aggregate__on_a_client() -> None:
 
 
 def test_aggregate__a_mask_leaves_cells_out() -> None:
-    """scanpy divides by the cells of the whole group, and its medians forget the mask."""
+    """scanpy 1.11 divides by the cells of the whole group, and its medians forget the mask."""
     import scanpy as sc
 
     adata = start()
@@ -147,6 +151,10 @@ def test_aggregate__a_mask_leaves_cells_out() -> None:
     assert list(found.obs["n_obs_aggregated"]) == n and n[1] == 0 < n[0]
     theirs = sc.get.aggregate(adata, "group", ["sum", "mean", "median"], mask=mask)
     np.testing.assert_allclose(found.layers["sum"], theirs.layers["sum"], rtol=1e-5)
+    if Version("1.12") <= SCANPY:
+        for f in ("mean", "median"):
+            np.testing.assert_allclose(found.layers[f][[0, 2]], theirs.layers[f][[0, 2]], rtol=1e-5)
+        return
     assert np.abs(found.layers["mean"][0] - theirs.layers["mean"][0]).max() > 0.1
     assert np.abs(found.layers["median"][0] - theirs.layers["median"][0]).max() > 0.1
 

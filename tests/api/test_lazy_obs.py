@@ -14,7 +14,9 @@ import pytest
 import sc_dask as sd
 from sc_dask import slots
 from sc_dask.errors import InputError, MissingKeyError
-from sc_dask.slots import is_lazy
+from sc_dask.outside.anndata import named_layers
+from sc_dask.slots import in_memory, is_lazy
+from tests.io.test_lazy_obs import text_alike
 from tests.laws.compare import differences
 from tests.laws.registry import FIRST, MAKERS, Case, connected, counts, logged, public
 
@@ -36,13 +38,15 @@ def opened(tmp_path: Path) -> Open:
 def check_same(found: ad.AnnData, wanted: ad.AnnData) -> None:
     """Compare every column's values and type, then every slot."""
     assert is_lazy(found.obs) and is_lazy(found.var)
-    frames = {axis: getattr(found, axis).to_memory() for axis in ("obs", "var")}
+    frames = {axis: in_memory(getattr(found, axis)) for axis in ("obs", "var")}
     for axis, frame in frames.items():
         pd.testing.assert_frame_equal(frame, getattr(wanted, axis))
+        pd.testing.assert_frame_equal(text_alike(getattr(found, axis).to_memory()), text_alike(getattr(wanted, axis)))
         for key in frame:
             pd.testing.assert_series_equal(sd.get.column(found, key, axis=axis), getattr(wanted, axis)[key])
-    slot_names = ("obsm", "varm", "obsp", "varp", "uns", "layers")
-    plain = ad.AnnData(found.X, **frames, **{s: dict(getattr(found, s)) for s in slot_names})
+    slot_names = ("obsm", "varm", "obsp", "varp", "uns")
+    others = {s: dict(getattr(found, s)) for s in slot_names}
+    plain = ad.AnnData(found.X, **frames, **others, layers=dict(named_layers(found)))
     assert differences(plain, wanted) == []
 
 

@@ -7,10 +7,12 @@ import anndata as ad
 import numpy as np
 import pytest
 import scipy.sparse as sp
+from packaging.version import Version
 
 import sc_dask as sd
 from sc_dask.errors import InputError, MissingKeyError, ScDaskWarning
 from sc_dask.testing import lazy
+from tests.stack import SCANPY
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +33,17 @@ def test_tsne__is_scanpys(pbmc: ad.AnnData, options: dict[str, object]) -> None:
     sd.tl.tsne(ours, n_jobs=1, **options)
     np.testing.assert_allclose(ours.obsm["X_tsne"], theirs.obsm["X_tsne"], rtol=1e-5)
     assert ours.obsm["X_tsne"].dtype == theirs.obsm["X_tsne"].dtype
+    if Version("1.12") > SCANPY:
+        theirs.uns["tsne"]["params"]["n_components"] = 2
     assert ours.uns["tsne"] == theirs.uns["tsne"]
+
+
+def test_tsne__in_three_dimensions(pbmc: ad.AnnData) -> None:
+    some = pbmc[:120].copy()
+    sd.tl.tsne(some, n_pcs=10, n_components=3, perplexity=5)
+    assert some.obsm["X_tsne"].shape == (120, 3) and some.uns["tsne"]["params"]["n_components"] == 3
+    with pytest.raises(InputError, match="n_components=4; expected 1, 2 or 3"):
+        sd.tl.tsne(some, n_components=4)
 
 
 def test_tsne__of_x_reads_it_once() -> None:

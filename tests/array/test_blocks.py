@@ -192,8 +192,19 @@ def test_rowblocks__an_anndata_view_stays_lazy() -> None:
     values(x)
     assert source_of(x).reads[0, 5] == 1  # blocks of the source, not of a Dask graph upon it
     np.testing.assert_array_equal(values(x), DENSE[::2, 2:8])
-    copied = view.copy().X
-    assert type(copied) is not type(view.X) and from_array(copied).facts is from_array(copied).facts
+    assert isinstance(view.X, RowBlocks) and isinstance(view.copy().X, RowBlocks)
+    assert view.is_view and type(view.copy().X) is RowBlocks
+
+
+def test_rowblocks__values_set_in_a_view_make_it_an_anndata_of_its_own() -> None:
+    adata = ad.AnnData(X=make("dense"))
+    view = adata[:10]
+    with pytest.warns(ad.ImplicitModificationWarning):
+        view.X[view.X > 1] = 0
+    assert not view.is_view
+    np.testing.assert_array_equal(view.X.compute(), np.where(DENSE[:10] > 1, 0, DENSE[:10]))
+    np.testing.assert_array_equal(values(from_array(view.X)), np.where(DENSE[:10] > 1, 0, DENSE[:10]))
+    np.testing.assert_array_equal(values(adata.X), DENSE)
 
 
 def test_rowblocks__make_any_range_elsewhere() -> None:

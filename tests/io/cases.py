@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import warnings
 from collections.abc import Callable
@@ -85,3 +86,12 @@ def differences(found: ad.AnnData, wanted: ad.AnnData) -> list[str]:
         elif a.dtype != b.dtype or not np.array_equal(dense(a), dense(b)):
             out.append(name)
     return out
+
+
+def forget_consolidated(store: Path) -> None:
+    """Take zarr v3's copy of all metadata out of the root's: what was deleted still stands there."""
+    root = store / "zarr.json"
+    if root.exists():
+        metadata = json.loads(root.read_text())
+        del metadata["consolidated_metadata"]
+        root.write_text(json.dumps(metadata))

@@ -16,6 +16,7 @@ import zarr
 import sc_dask as sd
 from sc_dask.errors import FormatError, MissingKeyError, StoreError
 from sc_dask.io.info import as_text, info
+from tests.io.cases import forget_consolidated
 from tests.pipeline.runs import WRITERS
 
 N_OBS, N_VARS = 40, 30
@@ -109,15 +110,6 @@ def test_info__of_a_url(counts: ad.AnnData, tmp_path: Path) -> None:
     assert facts.shape == (N_OBS, N_VARS)
     assert facts.stored_bytes is None  # not known cheaply
     fs.rm("/info-test", recursive=True)
-
-
-def forget_consolidated(store: Path) -> None:
-    """Take zarr v3's copy of all metadata out of the root's: what was deleted still stands there."""
-    root = store / "zarr.json"
-    if root.exists():
-        metadata = json.loads(root.read_text())
-        del metadata["consolidated_metadata"]
-        root.write_text(json.dumps(metadata))
 
 
 def test_info__damage(counts: ad.AnnData, tmp_path: Path) -> None:

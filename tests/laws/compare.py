@@ -10,6 +10,8 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
+from sc_dask.outside.anndata import named_layers
+
 Flat = dict[tuple[str, str], Any]  # ("obsm", "X_pca") -> value
 
 
@@ -18,8 +20,9 @@ def slots_of(adata: ad.AnnData) -> Flat:
     out: Flat = {("X", ""): adata.X, ("names", "obs"): adata.obs_names, ("names", "var"): adata.var_names}
     for frame in ("obs", "var"):
         out |= {(frame, c): getattr(adata, frame)[c] for c in getattr(adata, frame)}
-    for attr in ("obsm", "varm", "obsp", "varp", "layers", "uns"):
+    for attr in ("obsm", "varm", "obsp", "varp", "uns"):
         out |= {(attr, k): v for k, v in getattr(adata, attr).items()}
+    out |= {("layers", k): v for k, v in named_layers(adata)}
     return out
 
 

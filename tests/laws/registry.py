@@ -12,9 +12,11 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 import scipy.sparse as sp
+from packaging.version import Version
 
 import sc_dask as sd
 from sc_dask.io.model import AnnotationModel
+from tests.stack import SCANPY
 
 N_OBS, N_VARS = 90, 60
 MODULES: dict[str, ModuleType] = {"pp": sd.pp, "tl": sd.tl}
@@ -288,11 +290,23 @@ ABSENT = {
     "pp.pca": {"return_info", "use_highly_variable"},  # for plain arrays; deprecated for mask_var
     "tl.louvain": {"directed", "partition_type", "partition_kwargs"},  # of the package louvain, no longer kept
 }
+if Version("1.12") <= SCANPY:  # what came with it and is not here
+    ABSENT |= {
+        "pp.highly_variable_genes": {"filter_unexpressed_genes"},
+        "pp.neighbors": {"distances"},
+        "pp.normalize_total": {"obsm"},
+        "pp.pca": {"obsm", "return_info", "use_highly_variable"},
+    }
 # Parameters whose default is another one.
-OTHER_DEFAULTS = {"tl.louvain": {"flavor"}}  # scanpy's needs the package louvain
+OTHER_DEFAULTS = {
+    "pp.neighbors": {"metric"},  # None from 1.12 on, which is euclidean
+    "tl.leiden": {"flavor"},  # None from 1.12 on, which is leidenalg
+    "tl.louvain": {"flavor"},  # scanpy's needs the package louvain
+}
 # Parameters that scanpy does not have.
 OWN = {
     "pp.highly_variable_genes": {"theta", "clip", "chunksize"},  # of scanpy's experimental.pp
     "pp.neighbors": {"compact", "min_recall"},
+    **({"tl.tsne": {"n_components"}} if Version("1.12") > SCANPY else {}),
     "tl.sim": {"n_obs"},
 }

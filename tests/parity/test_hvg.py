@@ -11,6 +11,7 @@ import pytest
 
 import sc_dask as sd
 from sc_dask.testing import lazy, source_of
+from tests.exact import exact_batch_moments
 
 FLAVORS = ("seurat", "cell_ranger", "seurat_v3", "seurat_v3_paper")
 
@@ -63,7 +64,10 @@ def test_hvg__scanpys_genes_of_pbmc3k(pbmc3k: ad.AnnData, flavor: str, n_top_gen
 
 @pytest.mark.parametrize("flavor", FLAVORS)
 @pytest.mark.parametrize("n_top_genes", [None, 300])
-def test_hvg__scanpys_genes_of_eight_samples(kang: ad.AnnData, flavor: str, n_top_genes: int | None) -> None:
+def test_hvg__scanpys_genes_of_eight_samples(
+    kang: ad.AnnData, flavor: str, n_top_genes: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exact_batch_moments(monkeypatch)
     assert_scanpys(kang, flavor=flavor, n_top_genes=n_top_genes, batch_key="sample_id")
 
 

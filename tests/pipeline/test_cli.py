@@ -20,6 +20,7 @@ from click.testing import CliRunner, Result
 
 from sc_dask.cli import main
 from sc_dask.errors import ScDaskWarning
+from tests.io.cases import forget_consolidated
 from tests.pipeline.runs import SETTINGS, WRITERS, Finished, counts_in_memory, left_over
 
 
@@ -212,8 +213,8 @@ def without_x(adata: ad.AnnData) -> ad.AnnData:
 
 def damaged(adata: ad.AnnData, folder: Path) -> Path:
     path = changed(lambda a: None)(adata, folder)
-    for file in (path / "X" / "data").iterdir():
-        if not file.name.startswith("."):
+    for file in (path / "X" / "data").rglob("*"):
+        if file.is_file() and file.name not in (".zarray", ".zattrs", "zarr.json"):
             file.write_bytes(b"not a chunk")
     return path
 
@@ -221,7 +222,8 @@ def damaged(adata: ad.AnnData, folder: Path) -> Path:
 def without_indices(adata: ad.AnnData, folder: Path) -> Path:
     path = changed(lambda a: None)(adata, folder)
     shutil.rmtree(path / "X" / "indices")
-    (path / ".zmetadata").unlink()
+    (path / ".zmetadata").unlink(missing_ok=True)
+    forget_consolidated(path)
     return path
 
 
