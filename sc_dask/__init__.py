@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from sc_dask.io.read import read
     from sc_dask.io.write import write
     from sc_dask.together import batch
+    from sc_dask.versions import print_versions
 
 __version__ = "0.1.0"
 __all__ = [
@@ -32,6 +33,7 @@ __all__ = [
     "metrics",
     "pipeline",
     "pp",
+    "print_versions",
     "read",
     "read_model",
     "tl",
@@ -42,6 +44,7 @@ _FUNCTIONS = {
     "batch": "sc_dask.together",
     "concat": "sc_dask.io.concat",
     "convert": "sc_dask.io.convert",
+    "print_versions": "sc_dask.versions",
     "read": "sc_dask.io.read",
     "read_model": "sc_dask.io.model",
     "write": "sc_dask.io.write",

@@ -147,10 +147,22 @@ def _settings(path: str | None) -> Any:
         raise InputError(f"{path}: {err.found}", err.expected, err.fix) from err
 
 
+def _say_version(ctx: click.Context, param: click.Parameter, wanted: bool) -> None:
+    if not wanted:
+        return
+    from sc_dask.versions import as_text
+
+    click.echo(as_text() if ctx.params.get("verbose") else f"sc-dask, version {__version__}")
+    ctx.exit()
+
+
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(__version__, prog_name="sc-dask")
-def main() -> None:
+@click.option("--verbose", is_flag=True, is_eager=True, help="With --version: also what it needs and finds installed.")
+@click.option("--version", is_flag=True, expose_value=False, callback=_say_version, help="Show the version and exit.")
+def main(verbose: bool) -> None:
     """Single-cell RNA-seq atlases that do not fit in memory: from counts to clusters."""
+    if verbose:
+        raise click.UsageError("--verbose goes with --version")
     malloc.one_arena()
 
 

@@ -141,9 +141,9 @@ def lazy(data: Any, n_blocks: int = 4, *, bounds: Sequence[int] | np.ndarray | N
 def source_of(data: Any) -> CountingSource:
     """Return the counting source behind a lazy matrix, or behind X of an AnnData."""
     x = data.X if isinstance(data, ad.AnnData) else data
-    if not isinstance(x, RowBlocks) or not isinstance(x.expr.source, CountingSource):
+    if not isinstance(x, RowBlocks) or not isinstance(x.expression.source, CountingSource):
         raise TypeError(f"no counting source behind a {type(x).__name__}")
-    return x.expr.source
+    return x.expression.source
 
 
 @dataclass

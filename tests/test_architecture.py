@@ -95,7 +95,7 @@ def computes(tree: ast.Module) -> Iterator[Finding]:
 
 def slot_writes(tree: ast.Module) -> Iterator[Finding]:
     for node in ast.walk(tree):
-        targets: list[ast.expr] = []
+        targets: list[ast.expression] = []
         if isinstance(node, ast.Assign | ast.Delete):
             targets = node.targets
         elif isinstance(node, ast.AugAssign | ast.AnnAssign):
@@ -103,7 +103,7 @@ def slot_writes(tree: ast.Module) -> Iterator[Finding]:
         for target in targets:
             for part in ast.walk(target):
                 if isinstance(part, ast.Subscript) and isinstance(part.ctx, ast.Store | ast.Del):
-                    held: ast.expr = part.value
+                    held: ast.expression = part.value
                     while isinstance(held, ast.Subscript) or (
                         isinstance(held, ast.Attribute) and held.attr in INDEXERS
                     ):

@@ -25,7 +25,7 @@ SMALL: dict[str, Any] = {"n_obs": 700, "n_vars": 400, "n_groups": 4, "n_batches"
 
 
 def source(**changes: Any) -> SimulatedSource:
-    return simulate(**(SMALL | changes)).X.expr.source
+    return simulate(**(SMALL | changes)).X.expression.source
 
 
 def whole(s: SimulatedSource) -> sp.csr_matrix:
@@ -35,7 +35,7 @@ def whole(s: SimulatedSource) -> sp.csr_matrix:
 @pytest.fixture(scope="module")
 def cells() -> tuple[Any, sp.csr_matrix]:
     adata = simulate(3000, 2000, n_groups=5, n_batches=2, seed=1)
-    return adata, whole(adata.X.expr.source)
+    return adata, whole(adata.X.expression.source)
 
 
 def test_simulate__block_size_does_not_matter() -> None:
@@ -48,7 +48,7 @@ def test_simulate__block_size_does_not_matter() -> None:
 
 def test_simulate__number_of_cells_does_not_matter() -> None:
     longer, shorter = simulate(**SMALL), simulate(**SMALL | {"n_obs": 333})
-    assert (longer.X.expr.source.read(0, 333) != whole(shorter.X.expr.source)).nnz == 0
+    assert (longer.X.expression.source.read(0, 333) != whole(shorter.X.expression.source)).nnz == 0
     assert (longer.obs["true_label"].to_numpy()[:333] == shorter.obs["true_label"].to_numpy()).all()
 
 
@@ -68,7 +68,7 @@ def test_simulate__is_lazy_and_x_is_what_the_source_reads() -> None:
     METER.empty()
     adata = simulate(**SMALL)
     assert METER.empty().rows == 0
-    assert (sp.csr_matrix(adata.X.compute()) != whole(adata.X.expr.source)).nnz == 0
+    assert (sp.csr_matrix(adata.X.compute()) != whole(adata.X.expression.source)).nnz == 0
 
 
 def test_simulate__seed_and_pickle() -> None:
@@ -88,7 +88,7 @@ def test_simulate__blocks_fit_the_byte_budget() -> None:
         adata = simulate(5000, 2000)
     chunks = adata.X.chunks[0]
     assert len(chunks) > 1 and sum(chunks) == 5000
-    s = adata.X.expr.source
+    s = adata.X.expression.source
     assert 0.5 * 2**20 < s.read(0, chunks[0]).nnz * 8 < 1.1 * 2**20
 
 
@@ -105,7 +105,7 @@ def test_simulate__library_sizes(cells: tuple[Any, sp.csr_matrix]) -> None:
 def test_simulate__counts_are_overdispersed_within_a_group_and_batch() -> None:
     # cells of one kind and nearly equal depth: a Poisson gene would have variance = mean
     adata = simulate(6000, 400, n_groups=1, mean_counts=4000, seed=2)
-    x = whole(adata.X.expr.source)
+    x = whole(adata.X.expression.source)
     depth = adata.obs["true_depth"].to_numpy()
     x = x[np.abs(depth / np.median(depth) - 1) < 0.05].toarray()
     mean, var = x.mean(0), x.var(0)
@@ -117,7 +117,7 @@ def test_simulate__counts_are_overdispersed_within_a_group_and_batch() -> None:
 
 
 def test_simulate__sparsity_is_realistic() -> None:
-    s = simulate(256, 20_000).X.expr.source
+    s = simulate(256, 20_000).X.expression.source
     assert 1500 < whole(s).nnz / 256 < 2500
 
 
@@ -171,7 +171,7 @@ def test_simulate__mitochondrial_genes(cells: tuple[Any, sp.csr_matrix]) -> None
 @pytest.mark.parametrize("n_vars", [1, 4, 19, 20, 39])
 def test_simulate__few_genes(n_vars: int) -> None:
     adata = simulate(100, n_vars, n_groups=1, mean_counts=50)
-    assert whole(adata.X.expr.source).shape == (100, n_vars)
+    assert whole(adata.X.expression.source).shape == (100, n_vars)
     assert len(adata.var_names.unique()) == n_vars
 
 

@@ -63,8 +63,10 @@ def _run(adata: Any, name: str) -> None:
 
     if name == "decode":
         x = get.matrix(adata)
-        while x.expr.steps:
-            x = type(x)(type(x.expr)(x.expr.source, x.expr.bounds, x.expr.rows, x.expr.steps[:-1]))
+        while x.expression.steps:
+            x = type(x)(
+                type(x.expression)(x.expression.source, x.expression.bounds, x.expression.rows, x.expression.steps[:-1])
+            )
         run.compute(each_block(_nothing, x))
         return
     reference = "g0" if name.endswith("reference") else "rest"

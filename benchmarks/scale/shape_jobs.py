@@ -88,7 +88,7 @@ def graph(n_blocks: str) -> dict[str, Any]:
     def timed(name: str, xs: Any, *args: Any, **kwargs: Any) -> Any:
         start = time.perf_counter()
         dsk = build(name, xs, *args, **kwargs)
-        made.append({"seconds": time.perf_counter() - start, "tasks": len(dsk), "n_blocks": xs[0].expr.n_blocks})
+        made.append({"seconds": time.perf_counter() - start, "tasks": len(dsk), "n_blocks": xs[0].expression.n_blocks})
         return dsk
 
     start = time.perf_counter()

@@ -43,7 +43,7 @@ def of_rows(
     group's cells have.
     """
     codes = np.asarray(codes, np.int32)
-    lanes = max(1, min(run.n_workers(), x.expr.n_blocks))
+    lanes = max(1, min(run.n_workers(), x.expression.n_blocks))
     per_gene = 8 * max(n_groups, 1) * (kernels.depth_of(wanted) + 1) * (lanes + 1)
     width = max(1, _budget() // per_gene)
     tiles = [np.arange(lo, min(lo + width, x.shape[1])) for lo in range(0, max(x.shape[1], 1), width)]

@@ -68,19 +68,23 @@ class RowBlocks(da.Array):  # type: ignore[misc]
     def of_same(cls, kind: type[RowBlocks], x: RowBlocks) -> RowBlocks | None:
         """Return the same lazy matrix as an object of a class of its own; None where values were set in place."""
         layer = layer_of(x)
-        return None if layer is None else RowBlocks.__new__(kind, layer.expr, layer.facts, layer.name)
+        return None if layer is None else RowBlocks.__new__(kind, layer.expression, layer.facts, layer.name)
 
     @property
     def _layer(self) -> ExprLayer:
         layer = layer_of(self)
-        if layer is None:  # an AttributeError, because Dask asks its collections for ``expr``
-            raise AttributeError("values of this lazy X were set in place: it is a Dask array now, for sd.get.matrix")
+        if layer is None:
+            raise InputError(
+                "values of this lazy X were set in place: it is a Dask array like any other now",
+                "a lazy X as it was made",
+                "sd.get.matrix(adata)",
+            )
         return layer
 
     @property
-    def expr(self) -> Expr:
+    def expression(self) -> Expr:
         """What stands behind X: its source, the rows that were picked, the steps."""
-        return self._layer.expr
+        return self._layer.expression
 
     @property
     def facts(self) -> Facts:
@@ -89,7 +93,7 @@ class RowBlocks(da.Array):  # type: ignore[misc]
 
     def __reduce__(self) -> tuple[Any, ...]:
         layer = layer_of(self)  # None: values were set in place, and it is a Dask array like any other
-        return super().__reduce__() if layer is None else (RowBlocks, (layer.expr, layer.facts, layer.name))
+        return super().__reduce__() if layer is None else (RowBlocks, (layer.expression, layer.facts, layer.name))
 
     def copy(self) -> Any:
         """Return the same lazy matrix as another object."""
@@ -117,39 +121,39 @@ class RowBlocks(da.Array):  # type: ignore[misc]
         if len(positions) == self.shape[0] and bool((np.diff(positions) == 1).all()):
             return self
         facts = Facts(rows={k: v[positions] for k, v in self.facts.rows.items()})
-        return RowBlocks(self.expr.pick_rows(np.asarray(positions, np.int64)), facts)
+        return RowBlocks(self.expression.pick_rows(np.asarray(positions, np.int64)), facts)
 
     def pick_cols(self, cols: np.ndarray) -> RowBlocks:
         """Keep columns; column facts follow, row facts go."""
         cols = np.asarray(cols, np.int64)
         if len(cols) == self.shape[1] and (cols == np.arange(len(cols))).all():
             return self
-        return RowBlocks(self.expr.pick_cols(cols), Facts(cols={k: v[cols] for k, v in self.facts.cols.items()}))
+        return RowBlocks(self.expression.pick_cols(cols), Facts(cols={k: v[cols] for k, v in self.facts.cols.items()}))
 
     def rebounded(self, bounds: np.ndarray) -> RowBlocks:
         """Cut the same rows at other places; needs a source that can read any range of rows."""
-        if isinstance(self.expr.source, ForeignSource):
+        if isinstance(self.expression.source, ForeignSource):
             raise InputError("an X made elsewhere cannot be cut anew", "an X from sd.read", "use x.rechunk")
-        return RowBlocks(self.expr.rebounded(bounds), self.facts)
+        return RowBlocks(self.expression.rebounded(bounds), self.facts)
 
     def evaluator(self) -> Evaluator:
         """Return what can make any range of rows on any worker."""
-        return Evaluator(self.expr)
+        return Evaluator(self.expression)
 
 
 @dataclass(frozen=True, eq=False)
 class Evaluator:
     """Makes any range of rows of a lazy X; picklable. Row vectors travel with it: give workers ``part``."""
 
-    expr: Expr
+    expression: Expr
 
     def evaluate(self, start: int, stop: int) -> Block:
         """Return rows ``start:stop`` as a block."""
-        return evaluate(self.expr.plan(), self.expr.args(start, stop))
+        return evaluate(self.expression.plan(), self.expression.args(start, stop))
 
     def part(self, start: int, stop: int) -> tuple[Plan, BlockArgs]:
         """Return the picklable recipe of rows ``start:stop``; ``evaluate_block(*part)`` makes them."""
-        return self.expr.plan(), self.expr.args(start, stop)
+        return self.expression.plan(), self.expression.args(start, stop)
 
 
 def _positions(index: Any, n: int) -> Any:
@@ -238,7 +242,7 @@ def restored(x: Any) -> Any:
     if not isinstance(x, da.Array) or isinstance(x, RowBlocks):
         return x
     layer = layer_of(x)
-    found = _selection(x) if layer is None else RowBlocks(layer.expr, layer.facts, layer.name)
+    found = _selection(x) if layer is None else RowBlocks(layer.expression, layer.facts, layer.name)
     return x if found is None else found
 
 
@@ -252,8 +256,8 @@ def _selection(x: da.Array) -> RowBlocks | None:
     if known is None:
         if not _increasing(rows):
             return None
-        made = RowBlocks(layer.expr, layer.facts, layer.name).pick_cols(cols).pick_rows(rows)
-        known = remember(layer, x.name, made.expr, made.facts)
+        made = RowBlocks(layer.expression, layer.facts, layer.name).pick_cols(cols).pick_rows(rows)
+        known = remember(layer, x.name, made.expression, made.facts)
     return RowBlocks(*known)
 
 
@@ -319,7 +323,7 @@ def ahead(lazy: Lazy[T], n_steps: int = 1) -> Lazy[T]:
     It sees the block as it is before that step, or before the last ``n_steps``. Whatever else is asked of the same X
     shares the pass.
     """
-    if len(lazy.x.expr.steps) < n_steps:
+    if len(lazy.x.expression.steps) < n_steps:
         raise ValueError(f"there are no {n_steps} steps to go ahead of")
     return replace(lazy, ahead=n_steps)
 
@@ -359,14 +363,14 @@ def map_rows(
         token,
         np.dtype(dtype or x.dtype),
         x.shape[1] if n_vars is None else n_vars,
-        x.expr.is_sparse if is_sparse is None else is_sparse,
+        x.expression.is_sparse if is_sparse is None else is_sparse,
         vectors,
         const,
         columnwise,
         keeps_pattern,
         by_col,
     )
-    return RowBlocks(x.expr.then(step))
+    return RowBlocks(x.expression.then(step))
 
 
 def reduce_rows(red: Reduction[S, T], x: RowBlocks, *rows: np.ndarray, **const: Any) -> Lazy[T]:

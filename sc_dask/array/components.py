@@ -67,7 +67,7 @@ def scores_of(x: RowBlocks, components: np.ndarray, mean: np.ndarray | None, dty
     offset = None if mean is None else mean @ basis.astype(np.float64)
     c = correction_of(x)
     if c is not None and c.is_linear:
-        below, along = RowBlocks(x.expr.before(1)), c.factor[:, None] * components.T
+        below, along = RowBlocks(x.expression.before(1)), c.factor[:, None] * components.T
         lazy = collect_rows(
             corrected_scores,
             below,

@@ -183,13 +183,13 @@ def concat(parts: Sequence[Part], n_vars: int, *, fill: float | None = None) -> 
         A part is a Dask graph made elsewhere.
     """
     for i, p in enumerate(parts):
-        if p.x is not None and isinstance(p.x.expr.source, ForeignSource):
+        if p.x is not None and isinstance(p.x.expression.source, ForeignSource):
             raise InputError(
                 f"matrix {i} of the concatenation is a Dask graph made elsewhere, whose rows cannot be read alone",
                 "a matrix in memory or an X from sd.read",
                 f'sd.write(adatas[{i}], "part{i}.zarr") and concatenate the path',
             )
-    is_sparse = any(p.x is not None and p.x.expr.is_sparse for p in parts)
+    is_sparse = any(p.x is not None and p.x.expression.is_sparse for p in parts)
     fill = (0 if is_sparse else np.nan) if fill is None else fill
     steps = _Steps()
     exprs = [_placed(p, n_vars, fill, is_sparse, steps) for p in parts]
@@ -230,7 +230,7 @@ def _placed(part: Part, n_vars: int, fill: float, is_sparse: bool, steps: _Steps
     if part.x is None:
         expr, cols = _nothing(part.n_obs, n_vars, is_sparse), np.full(n_vars, -1)
     else:
-        expr, cols = part.x.expr, part.cols
+        expr, cols = part.x.expression, part.cols
     if is_sparse and not expr.is_sparse:
         expr = expr.then(Step(as_csr, "as-csr", expr.dtype, expr.shape[1], True, columnwise=True))
     if cols is None:

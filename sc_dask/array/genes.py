@@ -75,7 +75,7 @@ def map_cols(
     read once to count, and again for every gibibyte of it.
     """
     cols = np.arange(x.shape[1]) if cols is None else np.asarray(cols)
-    if isinstance(x.expr.source, MemorySource) or (run.client() is not None and config.get("work-dir") is None):
+    if isinstance(x.expression.source, MemorySource) or (run.client() is not None and config.get("work-dir") is None):
         return _gathered(kernel, x if len(cols) == x.shape[1] else x.pick_cols(cols), label, const)
     found = _found(x)
     if found is None and len(cols) < x.shape[1]:
@@ -135,10 +135,10 @@ _HERE: OrderedDict[str, _Temporary] = OrderedDict()
 
 def _below(x: RowBlocks) -> Expr:
     """Return what is kept: X before a last step that is known how to be made again."""
-    last = x.expr.steps[-1] if x.expr.steps else None
+    last = x.expression.steps[-1] if x.expression.steps else None
     if last is None or last.kernel not in _RESTORERS or any(r.values is None for r in last.rows):
-        return x.expr
-    return x.expr.before(1)
+        return x.expression
+    return x.expression.before(1)
 
 
 def _n_units(kept: Expr) -> int:
@@ -158,7 +158,7 @@ def _copy_of(kept: Expr, folder: Path, n_units: int) -> GeneMajor:
 
 def _found(x: RowBlocks) -> tuple[GeneMajor, Expr] | None:
     """Return a finished copy of what X is before its last step, or of X itself, and which of them it is."""
-    for kept in dict.fromkeys((_below(x), x.expr)):
+    for kept in dict.fromkeys((_below(x), x.expression)):
         token = kept.token()
         if token in _HERE and run.client() is None:
             _HERE.move_to_end(token)
@@ -245,10 +245,10 @@ def _write_missing(copy: GeneMajor, kept: Expr, label: str) -> None:
         return
     x = RowBlocks(kept)
     some = x.pick_rows(np.concatenate([np.arange(copy.bounds[i], copy.bounds[i + 1]) for i in missing]))
-    numbers = np.arange(x.expr.n_blocks)
+    numbers = np.arange(x.expression.n_blocks)
     if some is not x:
         numbers, bounds = np.asarray(missing), np.concatenate([[0], np.cumsum(np.diff(copy.bounds)[missing])])
-        some = some if np.array_equal(some.expr.bounds, bounds) else some.rebounded(bounds)
+        some = some if np.array_equal(some.expression.bounds, bounds) else some.rebounded(bounds)
     run.compute(each_block(_write_block, some, folder=copy.folder, numbers=numbers, n_units=copy.n_units), label=label)
 
 
@@ -310,9 +310,9 @@ _RESTORERS: dict[Any, Callable[..., Restorer]] = {
 
 
 def _restorer(x: RowBlocks, kept: Expr) -> Restorer:
-    if kept is x.expr:
+    if kept is x.expression:
         return _same
-    last = x.expr.steps[-1]
+    last = x.expression.steps[-1]
     return _RESTORERS[last.kernel](last.dtype, *(r.values for r in last.rows), **last.const)
 
 
@@ -403,7 +403,7 @@ def _gathered(kernel: Kernel, x: RowBlocks, label: str, const: dict[str, Any]) -
     else:
         size = run.compute(reduce_rows(GENE_BYTES, x), label=label)
     runs = _runs(size, _GATHERED_BYTES)
-    if len(runs) > 1 and not isinstance(x.expr.source, MemorySource):
+    if len(runs) > 1 and not isinstance(x.expression.source, MemorySource):
         warnings.warn(
             ScDaskWarning(
                 f"X is read {len(runs) + 1} times: the workers have no work-dir for a gene-major copy; expected a "

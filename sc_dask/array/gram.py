@@ -66,19 +66,19 @@ TILED_GRAM: Reduction[SplitState, GramState] = Reduction(
 
 def becomes_dense(x: RowBlocks) -> bool:
     """Tell whether the last step of ``x`` makes sparse blocks dense, given what it needs of the rows."""
-    steps = x.expr.steps
+    steps = x.expression.steps
     return (
         len(steps) > 0
-        and not x.expr.is_sparse
-        and x.expr.before(1).is_sparse
+        and not x.expression.is_sparse
+        and x.expression.before(1).is_sparse
         and all(r.values is not None for r in steps[-1].rows)
     )
 
 
 def in_tiles(x: RowBlocks) -> tuple[RowBlocks, dict[str, Any]]:
     """Return an X whose last step goes tile by tile, so that its blocks need not be cut finer, and that step."""
-    last = x.expr.steps[-1]
-    return RowBlocks(x.expr.uncut()), {"step": last.kernel, "options": dict(last.const)}
+    last = x.expression.steps[-1]
+    return RowBlocks(x.expression.uncut()), {"step": last.kernel, "options": dict(last.const)}
 
 
 def comoments(x: RowBlocks, dtype: Any) -> tuple[GramState, RowBlocks]:
@@ -89,7 +89,7 @@ def comoments(x: RowBlocks, dtype: Any) -> tuple[GramState, RowBlocks]:
     """
     c = correction_of(x)
     c = c if c is not None and c.is_linear else None
-    below = x if c is None else RowBlocks(x.expr.before(1))
+    below = x if c is None else RowBlocks(x.expression.before(1))
     wanted: list[Lazy[Any]] = []
     if becomes_dense(below):
         below, how = in_tiles(below)

@@ -53,7 +53,7 @@ def group_moments(
     """
     rows = () if groups is None else (groups.astype(np.int32),)
     if is_log_of_counts(x):
-        options = {**x.expr.steps[-1].const, "n_groups": n_groups, "expm1": expm1, "expm1_base": base}
+        options = {**x.expression.steps[-1].const, "n_groups": n_groups, "expm1": expm1, "expm1_base": base}
         x, cols = with_dropped_genes(x)
         m = run.compute(ahead(reduce_rows(LOG_MOMENTS, x, *rows, **options)), label="moments")
         return m if cols is None else Moments(m.n, m.mean[:, cols], m.m2[:, cols], m.nnz[:, cols])

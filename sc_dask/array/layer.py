@@ -95,36 +95,38 @@ class ExprLayer(Layer):
 
     def __init__(self, name: str, expr: Expr, facts: Facts) -> None:
         super().__init__()
-        self.name, self.expr, self.facts = name, expr, facts
+        self.name, self.expression, self.facts = name, expr, facts
         self._plan_key = f"{name}-plan"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return ExprLayer, (self.name, self.expr, self.facts)
+        return ExprLayer, (self.name, self.expression, self.facts)
 
     def __len__(self) -> int:
-        return self.expr.n_blocks + 1
+        return self.expression.n_blocks + 1
 
     def __iter__(self) -> Iterator[Any]:
         yield self._plan_key
-        for i in range(self.expr.n_blocks):
+        for i in range(self.expression.n_blocks):
             yield (self.name, i, 0)
 
     def __contains__(self, key: object) -> bool:
         if key == self._plan_key:
             return True
-        return isinstance(key, tuple) and len(key) == 3 and key[0] == self.name and 0 <= key[1] < self.expr.n_blocks
+        return (
+            isinstance(key, tuple) and len(key) == 3 and key[0] == self.name and 0 <= key[1] < self.expression.n_blocks
+        )
 
     def __getitem__(self, key: Any) -> Any:
         if key == self._plan_key:
-            plan = self.expr.plan()
+            plan = self.expression.plan()
             return _PlanOf(plan.source, plan.kernels, self)
         if key not in self:
             raise KeyError(key)
         i = key[1]
-        args = self.expr.args(int(self.expr.bounds[i]), int(self.expr.bounds[i + 1]))
+        args = self.expression.args(int(self.expression.bounds[i]), int(self.expression.bounds[i + 1]))
         task: tuple[Any, ...] = (evaluate_block, self._plan_key, args)
-        if isinstance(self.expr.source, ForeignSource):
-            task += (self.expr.source.key(args),)
+        if isinstance(self.expression.source, ForeignSource):
+            task += (self.expression.source.key(args),)
         return task
 
     def is_materialized(self) -> bool:
@@ -186,8 +188,8 @@ def selection_of(x: da.Array) -> tuple[ExprLayer, np.ndarray, np.ndarray] | None
     tasks = outside.slicing_tasks(x.dask, names)
     if tasks is None:
         return None
-    bounds, cols = layer.expr.bounds, np.arange(layer.expr.shape[1])
-    for i in range(layer.expr.n_blocks):
+    bounds, cols = layer.expression.bounds, np.arange(layer.expression.shape[1])
+    for i in range(layer.expression.n_blocks):
         tasks[layer.name, i, 0] = outside.data(_Numbers(np.arange(bounds[i], bounds[i + 1]), cols))
     grid = outside.run_here(tasks, [(x.name, i, j) for i in range(x.numblocks[0]) for j in range(x.numblocks[1])])
     if not all(isinstance(part, _Numbers) for part in grid):
@@ -206,8 +208,8 @@ def selection_of(x: da.Array) -> tuple[ExprLayer, np.ndarray, np.ndarray] | None
 
 def _below(x: da.Array) -> tuple[ExprLayer, list[str]] | None:
     """Return the lazy X under a line of layers, and the names of these, or None where there is no such line."""
-    layers, names = _layers(x), []
-    name = x.name
+    layers, name = _layers(x), x.name
+    names: list[str] = []
     while name in layers and len(names) < 100:
         layer = layers[name]
         if isinstance(layer, ExprLayer):

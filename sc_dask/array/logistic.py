@@ -49,7 +49,7 @@ def fit(x: RowBlocks, classes: np.ndarray, options: Mapping[str, Any]) -> np.nda
 def _fits(x: RowBlocks) -> bool:
     memory = config.n_bytes("memory")
     most = IN_MEMORY_BYTES if memory is None else memory // 4
-    if x.shape[0] * x.shape[1] * (x.dtype.itemsize + 4 * x.expr.is_sparse) <= most:
+    if x.shape[0] * x.shape[1] * (x.dtype.itemsize + 4 * x.expression.is_sparse) <= most:
         return True
     return int(run.compute(reduce_rows(genes.GENE_BYTES, x), label="size").sum()) <= most
 

@@ -71,10 +71,10 @@ def normalize(x: RowBlocks, totals: RowVector | np.ndarray, target_sum: float) -
 
 def log1p(x: RowBlocks, base: float | None) -> RowBlocks:
     """Describe log(1 + X); after `normalize` both become one loop over a block."""
-    last = x.expr.steps[-1] if x.expr.steps else None
+    last = x.expression.steps[-1] if x.expression.steps else None
     if last is None or last.kernel is not scale_to:
         return map_rows(kernels.log1p, x, dtype=_float_of(x), columnwise=True, keeps_pattern=True, base=base)
-    before = Expr(x.expr.source, x.expr.bounds, x.expr.rows, x.expr.steps[:-1])
+    before = Expr(x.expression.source, x.expression.bounds, x.expression.rows, x.expression.steps[:-1])
     below = RowBlocks(before)
     const = {"base": base, **last.const}
     return map_rows(scale_log1p, below, *last.rows, dtype=_float_of(x), columnwise=True, keeps_pattern=True, **const)
@@ -87,7 +87,7 @@ def sqrt(x: RowBlocks) -> RowBlocks:
 
 def is_log_of_counts(x: RowBlocks) -> bool:
     """Tell whether X is sparse and its last step brings cells to one sum and takes the logarithm."""
-    return bool(x.expr.steps) and x.expr.steps[-1].kernel is scale_log1p and x.expr.is_sparse
+    return bool(x.expression.steps) and x.expression.steps[-1].kernel is scale_log1p and x.expression.is_sparse
 
 
 def with_dropped_genes(x: RowBlocks) -> tuple[RowBlocks, np.ndarray | None]:
@@ -100,7 +100,7 @@ def with_dropped_genes(x: RowBlocks) -> tuple[RowBlocks, np.ndarray | None]:
     X with those genes, whose sums of cells are still those without; and which of its genes are those of ``x`` (None:
     all of them). Sums that a pass over it finds are known to ``x`` too.
     """
-    *before, last = x.expr.steps
+    *before, last = x.expression.steps
     pick = before.pop() if before else None
     lookup = pick.const["lookup"] if isinstance(pick, ColumnPick) else None
     if not isinstance(pick, ColumnPick) or lookup is None or len(pick.cols) < 0.5 * len(lookup):
@@ -111,4 +111,4 @@ def with_dropped_genes(x: RowBlocks) -> tuple[RowBlocks, np.ndarray | None]:
         inside = RowVector(None, kernels.row_totals_where, {"gene_mask": lookup >= 0})
         totals.follow(inside)
     steps = (*before, replace(last, n_vars=len(lookup), rows=(inside,)))
-    return RowBlocks(replace(x.expr, steps=steps)), pick.cols
+    return RowBlocks(replace(x.expression, steps=steps)), pick.cols

@@ -73,21 +73,21 @@ def sharing(xs: Iterable[RowBlocks]) -> list[list[RowBlocks]]:
         return [distinct]
     groups: dict[str, list[RowBlocks]] = {}
     for x in distinct:
-        groups.setdefault(tokenize(x.expr.source.token, x.expr.bounds, x.expr.rows), []).append(x)
+        groups.setdefault(tokenize(x.expression.source.token, x.expression.bounds, x.expression.rows), []).append(x)
     return list(groups.values())
 
 
 def describe(xs: Sequence[RowBlocks], lazies: Sequence[Lazy[Any]], in_place: bool, sourceless: bool) -> Recipe:
     """Return what all tasks of a pass over ``xs`` share; ``sourceless``: every task is given its rows."""
-    plans = [x.expr.plan() for x in xs]
+    plans = [x.expression.plan() for x in xs]
     plans = [Plan(None if sourceless or i else p.source, p.kernels) for i, p in enumerate(plans)]
 
     def output(z: Lazy[Any]) -> Output:
         sheet = Sheet(z.x.shape[0]) if in_place and z.kind == "rows" else None
-        return Output(z.kernel, z.kind, dict(z.const), len(z.x.expr.steps) - z.ahead, sheet)
+        return Output(z.kernel, z.kind, dict(z.const), len(z.x.expression.steps) - z.ahead, sheet)
 
     outputs = tuple(tuple(output(z) for z in lazies if z.x.name == x.name) for x in xs)
-    return Recipe(tuple(plans), outputs, xs[0].expr.bounds, in_place)
+    return Recipe(tuple(plans), outputs, xs[0].expression.bounds, in_place)
 
 
 def several(carry: Carry | None, recipe: Recipe, blocks: Item) -> Carry:
@@ -247,13 +247,13 @@ def graph(
     Otherwise a task may take several blocks of its lane, and is called after the first. ``apart``: what lanes have
     for single blocks stays with them, for `part_keys`, so that no worker ever holds all rows.
     """
-    expr = xs[0].expr
+    expr = xs[0].expression
     dsk: dict[Any, Any] = {f"{name}-recipe": recipe}
     last: list[Any] = [None] * (int(lanes.max()) + 1)
     waiting: list[list[Any]] = [[] for _ in last]
     for i in range(expr.n_blocks):
         start, stop = int(expr.bounds[i]), int(expr.bounds[i + 1])
-        first, *others = (x.expr.args(start, stop) for x in xs)
+        first, *others = (x.expression.args(start, stop) for x in xs)
         args = (first, *(replace(a, given=None) for a in others))  # rows are made once
         vectors = tuple(tuple(tuple(r[start:stop] for r in of_one) for of_one in of_x) for of_x in rows)
         key, lane = (name, i), int(lanes[i])
@@ -293,7 +293,7 @@ def _add_several(dsk: dict[Any, Any], name: str, last: list[Any], waiting: list[
 def keep_found(xs: Sequence[RowBlocks], carry: Carry) -> None:
     """Keep row vectors that steps had to take from their blocks: the next user of this X knows them."""
     for at, x in enumerate(xs):
-        wanted = [(i, j, r) for i, s in enumerate(x.expr.steps) for j, r in enumerate(s.rows) if r.values is None]
+        wanted = [(i, j, r) for i, s in enumerate(x.expression.steps) for j, r in enumerate(s.rows) if r.values is None]
         for i, j, vector in wanted:
             key = ("found", at, i, j)
             pieces = [part[key] for _, part in carry.parts if key in part]

@@ -73,7 +73,7 @@ def not_counts(x: RowBlocks) -> str | None:
     """
     v = x.facts.values
     if not v:
-        first = x.pick_rows(np.arange(int(x.expr.bounds[1])))
+        first = x.pick_rows(np.arange(int(x.expression.bounds[1])))
         keep(first, run.compute(reduce_rows(GENES, first), label="check"))
         v = first.facts.values
     if v["has_nan"]:

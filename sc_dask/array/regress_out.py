@@ -77,7 +77,7 @@ def regressed(x: RowBlocks, design: np.ndarray, codes: np.ndarray | None, n_leve
 
 def correction_of(x: RowBlocks) -> Correction | None:
     """Return the correction that the last step of ``x`` makes, or None where it is another step."""
-    last = x.expr.steps[-1] if x.expr.steps else None
+    last = x.expression.steps[-1] if x.expression.steps else None
     if last is None or last.kernel is not correct:
         return None
     design, codes = (r.values for r in last.rows)
@@ -91,7 +91,7 @@ def corrected(x: RowBlocks, c: Correction) -> RowBlocks:
     if before is not None and before.is_linear:
         joined = _joined(before, c)
         if joined is not None:
-            x, c = RowBlocks(x.expr.before(1)), joined
+            x, c = RowBlocks(x.expression.before(1)), joined
     return map_rows(
         correct,
         x,

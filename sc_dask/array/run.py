@@ -83,13 +83,13 @@ def compute_all(lazies: Sequence[Lazy[Any]], label: str = "pass") -> list[Any]:
 
 def _one_pass(xs: Sequence[RowBlocks], lazies: list[list[Lazy[Any]]], label: str) -> list[Any]:
     """Return the answers of all lazies of all matrices."""
-    source, in_place = xs[0].expr.source, _shares_memory()
+    source, in_place = xs[0].expression.source, _shares_memory()
     # a matrix in memory need not go to every worker: each task takes its rows along
     sourceless = isinstance(source, ForeignSource) or (isinstance(source, MemorySource) and client() is not None)
     every = [z for of_x in lazies for z in of_x]
     recipe = passes.describe(xs, every, in_place, sourceless)
-    slots = _slots(1 if lazies[0][0].kind == "fold" else xs[0].expr.n_blocks)
-    lanes = passes.deal(xs[0].expr.n_blocks, slots)
+    slots = _slots(1 if lazies[0][0].kind == "fold" else xs[0].expression.n_blocks)
+    lanes = passes.deal(xs[0].expression.n_blocks, slots)
     # Every task copies its lane's state once (32 MiB of a Gram matrix): not for every block of a long pass.
     per_task = 1 if in_place or sourceless else max(1, min(_MOST_BLOCKS, len(lanes) // (_TASKS * len(slots))))
     name, apart = _new_name(label), client() is not None
@@ -102,7 +102,7 @@ def _one_pass(xs: Sequence[RowBlocks], lazies: list[list[Lazy[Any]]], label: str
         passes.settle(recipe, carry, (fetch() for fetch in parts))
     else:
         carry = _execute(dsk, name, label, lanes, slots)
-    _record(carry.rows, carry.n_bytes, carry.rss, xs[0].expr.n_source_rows)
+    _record(carry.rows, carry.n_bytes, carry.rss, xs[0].expression.n_source_rows)
     passes.keep_found(xs, carry)
     return passes.answers(recipe, carry)
 

@@ -43,7 +43,7 @@ def gene_means(x: RowBlocks) -> np.ndarray:
 def _gene_totals(x: RowBlocks) -> np.ndarray:
     if not is_log_of_counts(x):
         return run.compute(reduce_rows(TOTALS, x), label="gene means")
-    const = dict(x.expr.steps[-1].const)
+    const = dict(x.expression.steps[-1].const)
     whole, cols = with_dropped_genes(x)
     totals = run.compute(ahead(reduce_rows(LOG_TOTALS, whole, **const)), label="gene means")
     return totals if cols is None else totals[cols]
@@ -57,11 +57,11 @@ def scores(x: RowBlocks, sets: list[np.ndarray], controls: list[np.ndarray]) -> 
     groups = [*sets, *controls]
     genes, member = members(groups)
     if is_log_of_counts(x):
-        const = dict(x.expr.steps[-1].const)
+        const = dict(x.expression.steps[-1].const)
         whole, cols = with_dropped_genes(x)
         lookup = col_lookup(genes if cols is None else cols[genes], whole.shape[1])
         lazy = ahead(collect_rows(_log_group_sums, whole, lookup=lookup, member=member, **const))
-    elif x.expr.steps:
+    elif x.expression.steps:
         lookup = np.arange(len(genes), dtype=np.int32)
         lazy = collect_rows(group_sums, x.pick_cols(genes), lookup=lookup, member=member)
     else:

@@ -103,7 +103,7 @@ class StagedSource:
 
 def possible(x: RowBlocks) -> bool:
     """Tell whether laying X aside is worth it and every worker could read it back."""
-    if all(isinstance(s, MemorySource | StagedSource) for s in sources(x.expr)):
+    if all(isinstance(s, MemorySource | StagedSource) for s in sources(x.expression)):
         return False
     return run.client() is None or config.get("work-dir") is not None
 
@@ -117,23 +117,26 @@ def stage(x: RowBlocks) -> tuple[Lazy[list[int]], RowBlocks]:
     """
     folder = tempfile.mkdtemp(prefix="sc-dask-stage-", dir=config.work_dir())
     again = _made_again(x)
-    below = replace(x.expr, steps=x.expr.steps[: len(x.expr.steps) - len(again)])
+    below = replace(x.expression, steps=x.expression.steps[: len(x.expression.steps) - len(again)])
     source = StagedSource(folder, below.bounds, below.shape, below.dtype, below.is_sparse, folder)
-    staged = from_source(source, x.expr.bounds if x.expr.coarse is None else x.expr.coarse)
+    staged = from_source(source, x.expression.bounds if x.expression.coarse is None else x.expression.coarse)
     weakref.finalize(source, shutil.rmtree, folder, ignore_errors=True)
     lazy = each_block(_write_block, x, folder=folder)
     for step in again:
-        staged = RowBlocks(staged.expr.then(step))
+        staged = RowBlocks(staged.expression.then(step))
     return ahead(lazy, len(again)) if again else lazy, staged
 
 
 def _made_again(x: RowBlocks) -> tuple[Step, ...]:
     """Return the last steps that are cheaper to make again than to pack what they give."""
-    n = len(x.expr.steps)
+    n = len(x.expression.steps)
     while n:
-        step, before = x.expr.steps[n - 1], x.expr.steps[n - 2].is_sparse if n > 1 else x.expr.source.is_sparse
+        step, before = (
+            x.expression.steps[n - 1],
+            x.expression.steps[n - 2].is_sparse if n > 1 else x.expression.source.is_sparse,
+        )
         cheap = step.keeps_pattern or (before and not step.is_sparse)
         if not cheap or any(r.values is None for r in step.rows):
             break
         n -= 1
-    return x.expr.steps[n:]
+    return x.expression.steps[n:]

@@ -156,7 +156,7 @@ def open_any(kind: str, source: Location, spill: Spill, options: Mapping[str, An
 
 def _key(kind: str, source: Location, adata: AnnData, options: Mapping[str, Any], shard_bytes: int) -> str:
     """Name what a draft is a draft of: the same for the same bytes, options and layout."""
-    stamps = [getattr(x.expr.source, "stamp", "") for _, x in matrices(adata) if isinstance(x, RowBlocks)]
+    stamps = [getattr(x.expression.source, "stamp", "") for _, x in matrices(adata) if isinstance(x, RowBlocks)]
     layout = (shard_bytes, disk.LAYOUT_VERSION, "checked")
     return tokenize(kind, source.url, fingerprint(source), stamps, dict(options), layout)
 

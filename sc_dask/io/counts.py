@@ -87,9 +87,9 @@ def known_row_nnz(x: RowBlocks) -> np.ndarray | None:
     They may be too many where stored rows hold a column twice, and too few where zeros are stored; never both, so that
     the sum over a block tells.
     """
-    if not x.expr.is_sparse:
+    if not x.expression.is_sparse:
         return None
-    found = _stored_row_nnz(x.expr)
+    found = _stored_row_nnz(x.expression)
     return x.facts.rows.get("n_genes") if found is None else found
 
 
@@ -120,15 +120,16 @@ def kept_row_nnz(x: RowBlocks) -> np.ndarray | None:
 
     Reads the column numbers and no values: half a pass.
     """
-    source: Any = x.expr.source
-    kept = _columns_kept(x.expr)
+    source: Any = x.expression.source
+    kept = _columns_kept(x.expression)
     if kept is None or not hasattr(source, "opened"):
         return None
-    bounds = x.expr.bounds.tolist()
+    bounds = x.expression.bounds.tolist()
     items = [
-        (a.start, a.stop, a.rows) for a in (x.expr.args(i, j) for i, j in zip(bounds[:-1], bounds[1:], strict=True))
+        (a.start, a.stop, a.rows)
+        for a in (x.expression.args(i, j) for i, j in zip(bounds[:-1], bounds[1:], strict=True))
     ]
-    parts = run.map_tasks(_count_kept, items, shared=(source, kept), label="count", n_rows=x.expr.n_source_rows)
+    parts = run.map_tasks(_count_kept, items, shared=(source, kept), label="count", n_rows=x.expression.n_source_rows)
     return np.concatenate(parts)
 
 
@@ -169,12 +170,12 @@ def forecast(x: RowBlocks, *, narrow: bool, fractions: np.dtype[Any]) -> Forecas
     Passes: 1, or a half where columns were picked, or the share of a sample where the rows are known, or none.
     """
     row_nnz = known_row_nnz(x)
-    known = getattr(x.expr.source, "counts", None)
-    if isinstance(known, Counts) and not x.expr.steps and x.expr.rows is None:  # an X that was set aside
+    known = getattr(x.expression.source, "counts", None)
+    if isinstance(known, Counts) and not x.expression.steps and x.expression.rows is None:  # an X that was set aside
         return _of_counts(known, x, narrow, fractions)
-    if x.expr.is_sparse and row_nnz is None:
+    if x.expression.is_sparse and row_nnz is None:
         row_nnz = kept_row_nnz(x)
-    if x.expr.is_sparse and row_nnz is None:
+    if x.expression.is_sparse and row_nnz is None:
         return counted(x, narrow=narrow, fractions=fractions)
     dtype = _sampled_type(x, row_nnz, fractions) if narrow else x.dtype
     return Forecast(dtype, row_nnz) if dtype is not None else counted(x, narrow=narrow, fractions=fractions)
@@ -187,7 +188,7 @@ def counted(x: RowBlocks, *, narrow: bool, fractions: np.dtype[Any]) -> Forecast
 
 def _of_counts(counts: Counts, x: RowBlocks, narrow: bool, fractions: np.dtype[Any]) -> Forecast:
     dtype = x.dtype if not narrow else narrowest(counts, x.dtype) if counts.whole else fractions
-    return Forecast(dtype, counts.row_nnz if x.expr.is_sparse else None)
+    return Forecast(dtype, counts.row_nnz if x.expression.is_sparse else None)
 
 
 def _sampled_type(x: RowBlocks, row_nnz: np.ndarray | None, fractions: np.dtype[Any]) -> np.dtype[Any] | None:

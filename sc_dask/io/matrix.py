@@ -217,8 +217,8 @@ def write_matrix(
     """
     wanted = _Wanted(path, shard_bytes, encoding, resume, check)
     how: dict[str, Any] = {"narrow": narrow, "fractions": np.dtype(fractions or x.dtype)}
-    foreign = isinstance(x.expr.source, ForeignSource)
-    once = foreign or getattr(x.expr.source, "read_once", False)
+    foreign = isinstance(x.expression.source, ForeignSource)
+    once = foreign or getattr(x.expression.source, "read_once", False)
     begun = _begun(x, location, path) if resume and not foreign else None
     aside = beside(location, f"spill-{path.replace('/', '-')}")
     try:
@@ -251,12 +251,12 @@ def _begun(x: RowBlocks, location: Location, path: str) -> Forecast | None:
     row_nnz = disk.row_nnz(root, path)
     if row_nnz is None:
         return None
-    return Forecast(disk.values_of(disk.node_at(root, path)).dtype, row_nnz if x.expr.is_sparse else None)
+    return Forecast(disk.values_of(disk.node_at(root, path)).dtype, row_nnz if x.expression.is_sparse else None)
 
 
 def _write(x: RowBlocks, location: Location, told: Forecast, wanted: _Wanted) -> Written:
     root = open_group(location, mode="r+", use_consolidated=False)
-    func, layout, tasks, resume = (_sparse_tasks if x.expr.is_sparse else _dense_tasks)(x, root, told, wanted)
+    func, layout, tasks, resume = (_sparse_tasks if x.expression.is_sparse else _dense_tasks)(x, root, told, wanted)
     exact = told.dtype != x.dtype and told.dtype.kind in "iu"
     target = Target(location, wanted.path, layout, resume, wanted.check, exact, uuid4().hex)
     return _run(func, tasks, x, target)
@@ -297,24 +297,24 @@ def _shuffle(x: RowBlocks, n_rows: int, told: Forecast) -> Shuffle:
     if told.dtype.kind != "f":
         return "bitshuffle"
     block = x.evaluator().evaluate(0, min(n_rows, x.shape[0]))
-    return shuffle_for((block.data if x.expr.is_sparse else block).astype(told.dtype, copy=False))
+    return shuffle_for((block.data if x.expression.is_sparse else block).astype(told.dtype, copy=False))
 
 
 def _pieces(x: RowBlocks, bounds: np.ndarray, indptr: np.ndarray | None) -> tuple[Piece, ...]:
-    source, out = x.expr.source, []
+    source, out = x.expression.source, []
     for start, stop in zip(bounds[:-1].tolist(), bounds[1:].tolist(), strict=True):
-        args = x.expr.args(start, stop)
+        args = x.expression.args(start, stop)
         block = source.read(args.start, args.stop) if isinstance(source, MemorySource) else None
         out.append(Piece(args, block, -1 if indptr is None else int(indptr[stop] - indptr[start])))
     return tuple(out)
 
 
 def _run(func: Any, tasks: Sequence[ShardTask], x: RowBlocks, target: Target) -> Written:
-    plan = x.expr.plan()
-    if isinstance(x.expr.source, MemorySource):
+    plan = x.expression.plan()
+    if isinstance(x.expression.source, MemorySource):
         plan = Plan(None, plan.kernels)  # each task has its own rows; the whole matrix need not travel
     items = [(func, task) for task in tasks]
-    found = run.map_tasks(_attempt, items, shared=(plan, target), label="write", n_rows=x.expr.n_source_rows)
+    found = run.map_tasks(_attempt, items, shared=(plan, target), label="write", n_rows=x.expression.n_source_rows)
     for result in found:
         if isinstance(result, _Failed):
             raise result.error
@@ -332,5 +332,5 @@ def spilled(x: RowBlocks, location: Location) -> RowBlocks:
     found = run.compute(each_block(_save_block, x, location=location), label="spill")
     bounds = np.concatenate([[0], np.cumsum([n for n, _ in found])]).astype(np.int64)
     counts, dtype = merged([c for _, c in found]), np.dtype(x.dtype)
-    source = spill.SpillSource(location, bounds, x.shape, dtype, x.expr.is_sparse, f"spill-{x.name}", counts)
+    source = spill.SpillSource(location, bounds, x.shape, dtype, x.expression.is_sparse, f"spill-{x.name}", counts)
     return from_source(source, bounds)

@@ -254,8 +254,8 @@ def _exprs(adata: AnnData) -> Iterator[tuple[str, Expr]]:
     for path, x in matrices(adata):
         if isinstance(x, DaskArray):
             found = from_array(x)
-            if isinstance(found, RowBlocks) and not isinstance(found.expr.source, ForeignSource):
-                yield path, found.expr
+            if isinstance(found, RowBlocks) and not isinstance(found.expression.source, ForeignSource):
+                yield path, found.expression
 
 
 def _refuse_own_store(adata: AnnData, target: Location) -> None:

@@ -31,6 +31,7 @@ from sc_dask.pipeline.figures import make_figures
 from sc_dask.pipeline.manifest import Manifest, key_of, read_bytes, write_bytes
 from sc_dask.pipeline.settings import Settings
 from sc_dask.pipeline.steps import STEPS, finish
+from sc_dask.versions import installed
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -197,6 +198,7 @@ def _stages(job: _Run, json_at: Location, start: float) -> Result:
     names, markers = _report(job, adata)
     report = {
         "version": __version__,
+        "versions": installed(),
         "input": str(job.source),
         "output": str(job.out),
         "stages": job.stages,

@@ -108,7 +108,7 @@ def test_log1p__is_scanpys(base: float | None, kind: str, first: bool) -> None:
         assert got.uns["log1p"] == {"base": base} == expected.uns["log1p"]
         np.testing.assert_allclose(dense(got.X), dense(expected.X), rtol=1e-6)
         assert got.X.dtype == expected.X.dtype
-    assert len(adata.X.expr.steps) == 1  # both in one loop over a block
+    assert len(adata.X.expression.steps) == 1  # both in one loop over a block
 
 
 def test_log1p__a_layer_of_integers() -> None:

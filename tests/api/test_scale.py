@@ -40,7 +40,7 @@ def test_scale__is_scanpys(options: str, kind: str) -> None:
     found, wanted = (x.X if layer is None else x.layers[layer] for x in (ours, theirs))
     assert isinstance(found, RowBlocks)
     stays = OPTIONS[options].get("zero_center") is False and kind == "sparse"
-    assert found.expr.is_sparse == stays
+    assert found.expression.is_sparse == stays
     dense = [x.toarray() if sp.issparse(x) else np.asarray(x) for x in (found.compute(), wanted)]
     np.testing.assert_allclose(*dense, atol=2e-6)
     names = sorted(set(theirs.var) - set(logged().var))

@@ -96,7 +96,7 @@ def test_sim__n_obs_is_lazy_and_the_same_however_it_is_cut() -> None:
     x = run.materialise(found.X)
     with dask.config.set({"sc-dask.block-bytes": 300}):
         cut = sd.tl.sim("toggleswitch", **options)
-    assert cut.X.expr.n_blocks > 30 and np.all(np.diff(cut.X.expr.bounds)[:-1] % 8 == 0)
+    assert cut.X.expression.n_blocks > 30 and np.all(np.diff(cut.X.expression.bounds)[:-1] % 8 == 0)
     np.testing.assert_array_equal(run.materialise(cut.X), x)
     np.testing.assert_array_equal(cut.X.evaluator().evaluate(5, 131), x[5:131])
     np.testing.assert_array_equal(run.materialise(sd.tl.sim("toggleswitch", **options | {"n_obs": 100}).X), x[:100])

@@ -85,10 +85,10 @@ def test_picks__commute_with_steps(kind: str, known: bool, data: st.DataObject) 
 def test_picks__of_columns_move_before_normalising_only_when_totals_are_known() -> None:
     x = make()
     unknown = normalize.normalize(x, normalize.totals_of(x), 100)[:, [1, 2]]
-    assert isinstance(unknown.expr.steps[-1], ColumnPick)
+    assert isinstance(unknown.expression.steps[-1], ColumnPick)
     qc.cell_facts(x)
     known = normalize.normalize(x, normalize.totals_of(x), 100)[:, [1, 2]]
-    assert isinstance(known.expr.steps[0], ColumnPick)
+    assert isinstance(known.expression.steps[0], ColumnPick)
     np.testing.assert_array_equal(values(unknown), values(known))
 
 
@@ -234,7 +234,7 @@ def test_rebounded__cuts_the_same_rows_elsewhere() -> None:
 )
 def test_from_array__takes_what_is_in_memory(kind: Any) -> None:
     x = from_array(kind(DENSE))
-    assert x.expr.is_sparse == sp.issparse(kind(DENSE))
+    assert x.expression.is_sparse == sp.issparse(kind(DENSE))
     np.testing.assert_array_equal(values(x), DENSE)
 
 
@@ -282,7 +282,7 @@ def test_from_array__a_dask_array_of_others_has_its_limits() -> None:
     with pytest.raises(InputError, match="cannot be cut anew"):
         x.rebounded(np.array([0, N_OBS]))
     with pytest.raises(InputError, match="blocks cannot be read alone"):
-        x.expr.source.read(0, 7)
+        x.expression.source.read(0, 7)
 
 
 @pytest.mark.parametrize("x", [da.ones(5), da.ones((4, 4, 4))], ids=["1-D", "3-D"])
@@ -298,7 +298,7 @@ def test_from_array__refuses_unknown_chunks() -> None:
 
 
 def test_from_source__without_rows() -> None:
-    x = from_source(lazy(DENSE[:0], 1).expr.source, np.array([0]))
+    x = from_source(lazy(DENSE[:0], 1).expression.source, np.array([0]))
     assert x.chunks == ((0,), (N_VARS,))
 
 

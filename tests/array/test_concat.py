@@ -54,20 +54,20 @@ def values(x: RowBlocks) -> np.ndarray:
 def test_concat__blocks_are_those_of_the_parts_and_each_row_is_read_once() -> None:
     made = parts()
     x = concat(made, 7)
-    assert x.expr.bounds.tolist() == [0, 5, 12, 17, 19, 20, 21]
-    assert x.expr.source.starts.dtype == np.int64
+    assert x.expression.bounds.tolist() == [0, 5, 12, 17, 19, 20, 21]
+    assert x.expression.source.starts.dtype == np.int64
     with logged("all") as s:
         np.testing.assert_allclose(values(x), EXPECTED, rtol=1e-6)
     assert made[0].x is not None and source_of(made[0].x).reads == {(0, 5): 1, (5, 12): 1}
     # 12 rows, 5 in memory, and the runs of rows of the third that hold picked ones
-    assert x.expr.n_source_rows == 12 + 5 + 9
+    assert x.expression.n_source_rows == 12 + 5 + 9
     assert s.passes == pytest.approx((12 + 5 + 5) / 26)
     np.testing.assert_allclose(x.compute(scheduler="sync").toarray(), EXPECTED, rtol=1e-6)  # Dask's own way
 
 
 def test_concat__the_same_columns_cost_nothing() -> None:
     x = concat([Part(lazy(csr(A)), 12), Part(lazy(csr(C)), 9)], 7)
-    assert all(not p.steps for p in x.expr.source.parts)
+    assert all(not p.steps for p in x.expression.source.parts)
 
 
 @pytest.mark.parametrize("scheduler", ["sync", "threads"])
@@ -80,8 +80,8 @@ def test_concat__schedulers_agree(scheduler: str) -> None:
 def test_concat__pickles_and_tasks_take_their_own_rows_only() -> None:
     big = from_array(csr(np.ones((4000, 50), np.float32)))
     x = concat([Part(big, 4000), Part(lazy(csr(np.ones((2, 50), np.float32))), 2)], 50)
-    assert len(pickle.dumps(x.expr.plan())) < 5_000  # what all tasks share holds no rows
-    assert len(pickle.dumps(x.expr.args(10, 12))) < 5_000
+    assert len(pickle.dumps(x.expression.plan())) < 5_000  # what all tasks share holds no rows
+    assert len(pickle.dumps(x.expression.args(10, 12))) < 5_000
     again = pickle.loads(pickle.dumps(x))
     assert again.name == x.name
     assert run.compute(reduce_rows(qc.GENES, again)).totals.sum() == 4002 * 50
@@ -91,7 +91,7 @@ def test_concat__of_concatenations() -> None:
     inner = concat(parts(), 7)
     x = concat([Part(inner, 21, REVERSED), Part(inner[3:20], 17, REVERSED)], 7)
     np.testing.assert_allclose(values(x), np.concatenate([EXPECTED, EXPECTED[3:20]])[:, ::-1], rtol=1e-6)
-    assert len(list(sources(x.expr))) == 6
+    assert len(list(sources(x.expression))) == 6
     np.testing.assert_allclose(
         x.evaluator().evaluate(10, 30).toarray(), np.concatenate([EXPECTED, EXPECTED[3:20]])[10:30, ::-1], rtol=1e-6
     )
@@ -113,15 +113,15 @@ def test_concat__picks_commute(data: st.DataObject) -> None:
 
 def test_concat__files_with_the_same_genes_share_one_table_of_columns() -> None:
     x = concat([Part(lazy(csr(A)), 12, WIDER), Part(lazy(csr(C)), 9, WIDER.copy()), Part(lazy(csr(B)), 5, WIDER)], 9)
-    steps = [p.steps[0] for p in x.expr.source.parts]
+    steps = [p.steps[0] for p in x.expression.source.parts]
     assert steps[0] is steps[1] is steps[2]
 
 
 def test_concat__columns_picked_of_placed_ones_are_one_step() -> None:
     placed = from_array(concat([Part(lazy(csr(A).astype(np.int16)), 12, WIDER)], 9, fill=1.5))
-    inner = RowBlocks(placed.expr.source.parts[0])
+    inner = RowBlocks(placed.expression.source.parts[0])
     picked = inner[:, [5, 2, 8]]
-    (step,) = picked.expr.steps
+    (step,) = picked.expression.steps
     assert isinstance(step, ColumnPick) and step.cols.tolist() == [-1, 1, 6]
     assert picked.dtype == inner.dtype == np.float64
     np.testing.assert_array_equal(values(picked), np.c_[np.full(12, 1.5), A[:, 1], A[:, 6]])
@@ -140,12 +140,12 @@ def test_concat__several_results_share_a_pass() -> None:
 
 def test_concat__missing_columns_and_types() -> None:
     x = concat([Part(lazy(A.astype(np.int16)), 12, WIDER), Part(None, 3)], 9)
-    assert x.dtype == np.float64 and not x.expr.is_sparse
+    assert x.dtype == np.float64 and not x.expression.is_sparse
     expected = np.full((15, 9), np.nan)
     expected[:12, WIDER >= 0] = A
     np.testing.assert_array_equal(values(x), expected)
     narrow = concat([Part(lazy(csr(A).astype(np.uint8)), 12), Part(lazy(B.astype(np.int16)), 5)], 7)
-    assert narrow.dtype == np.int16 and narrow.expr.is_sparse
+    assert narrow.dtype == np.int16 and narrow.expression.is_sparse
     np.testing.assert_array_equal(values(narrow), np.concatenate([A, B]))
 
 
@@ -182,14 +182,14 @@ def test_concat__stored_values_per_row_are_known_without_a_pass() -> None:
 
 def test_concat__of_memory_is_not_laid_aside() -> None:
     memory = concat([Part(from_array(csr(A)), 12), Part(from_array(csr(B)), 5)], 7)
-    assert all(isinstance(s, MemorySource) for s in sources(memory.expr))
+    assert all(isinstance(s, MemorySource) for s in sources(memory.expression))
     assert not stage.possible(memory) and stage.possible(concat(parts(), 7))
 
 
 def test_concat__without_rows() -> None:
     x = concat([Part(lazy(csr(A))[:0], 0), Part(from_array(np.empty((0, 7), np.float32)), 0)], 7)
     assert x.shape == (0, 7) and values(x).shape == (0, 7)
-    assert concat([Part(lazy(csr(A))[:0], 0), Part(lazy(csr(B)), 5)], 7).expr.bounds[-1] == 5
+    assert concat([Part(lazy(csr(A))[:0], 0), Part(lazy(csr(B)), 5)], 7).expression.bounds[-1] == 5
 
 
 def test_concat__a_graph_made_elsewhere_is_refused() -> None:
@@ -199,7 +199,7 @@ def test_concat__a_graph_made_elsewhere_is_refused() -> None:
 
 
 def test_source__reads_any_rows() -> None:
-    source = concat(parts(), 7).expr.source
+    source = concat(parts(), 7).expression.source
     assert isinstance(source, ConcatSource)
     np.testing.assert_allclose(source.read(3, 19).toarray(), EXPECTED[3:19], rtol=1e-6)
     assert source.read(4, 4).shape == (0, 7)

@@ -134,7 +134,7 @@ def test_copy__stays_in_the_work_dir_and_the_oldest_goes(tmp_path: Path) -> None
     with dask.config.set({"sc-dask.work-dir": str(tmp_path)}):
         for i in range(4):
             genes.map_cols(columns, lazy(sp.csr_matrix(DENSE + i)))
-            folder = Path(genes._folder(lazy(sp.csr_matrix(DENSE + i)).expr.token()))
+            folder = Path(genes._folder(lazy(sp.csr_matrix(DENSE + i)).expression.token()))
             os.utime(folder, (i, i))
         assert not genes._HERE and len(list(tmp_path.iterdir())) == genes.KEPT
         again = lazy(sp.csr_matrix(DENSE + 3))
@@ -168,7 +168,7 @@ def centred(block: Any) -> Any:
 def test_copy__of_dense_blocks_that_are_cut_finer_goes_on_too(tmp_path: Path) -> None:
     with dask.config.set({"sc-dask.work-dir": str(tmp_path), "sc-dask.block-bytes": 400}):
         x = map_rows(centred, counts(), is_sparse=False)
-        n_blocks = x.expr.n_blocks
+        n_blocks = x.expression.n_blocks
         assert n_blocks > 6
         for _ in range(2):
             np.testing.assert_array_equal(genes.map_cols(columns, x)[0], DENSE.T - 1.5)

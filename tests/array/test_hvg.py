@@ -30,8 +30,8 @@ def test_group_moments__straight_from_counts(n_kept, n_groups):
     np.testing.assert_allclose(got.m2, want.m2, rtol=1e-9, atol=1e-12)
     np.testing.assert_array_equal(got.nnz, want.nnz)
     # the pass has learnt the cells' sums, of the genes that stay: the next choice of genes may move before them
-    np.testing.assert_array_equal(lazy.expr.steps[-1].rows[0].values, totals)
-    assert len(lazy.pick_cols(np.arange(3)).expr.steps) == 2
+    np.testing.assert_array_equal(lazy.expression.steps[-1].rows[0].values, totals)
+    assert len(lazy.pick_cols(np.arange(3)).expression.steps) == 2
 
 
 def test_group_moments__picked_rows_take_their_sums_along():

@@ -126,9 +126,9 @@ def test_corrected__large_means_cost_no_digits() -> None:
 def test_corrected__linear_steps_become_one() -> None:
     z = categorical(numeric(lazy(sp.csr_matrix(X), 3)))
     y = scaled(z, *mean_and_std(z))
-    assert len(y.expr.steps) == 1
+    assert len(y.expression.steps) == 1
     again = categorical(y)  # groups twice: two steps
-    assert len(again.expr.steps) == 2
+    assert len(again.expression.steps) == 2
     wanted = residuals(standardised(residuals(residuals(X, numeric), categorical), None), categorical)
     np.testing.assert_allclose(again.compute(scheduler="sync"), wanted, atol=2e-6)
     assert_principal(pca.exact(again, K, dtype=np.float64), wanted, True, tol=1e-5)
@@ -140,9 +140,9 @@ def test_blocks__stay_within_the_budget_and_come_back() -> None:
         z = numeric(x)
         assert max(z.chunks[0]) <= 20 and sum(z.chunks[0]) == N
         few = z[:, [1, 5]]
-        assert isinstance(few.expr.steps[0], ColumnPick)  # before the correction: only two genes are corrected
+        assert isinstance(few.expression.steps[0], ColumnPick)  # before the correction: only two genes are corrected
         assert few.chunks[0] == (0, 130, 170)
-        assert z[KEPT].expr.coarse is not None and max(z[KEPT].chunks[0]) <= 20
+        assert z[KEPT].expression.coarse is not None and max(z[KEPT].chunks[0]) <= 20
         np.testing.assert_allclose(few.compute(scheduler="sync"), z.compute(scheduler="sync")[:, [1, 5]], atol=1e-7)
         source_of(x).forget()
         with compute_counter() as counted:

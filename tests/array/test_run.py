@@ -104,7 +104,7 @@ def test_compute__shared_passes_keep_totals_of_every_matrix(scheduler: str) -> N
     sums = run.compute(reduce_rows(SUM, one), reduce_rows(SUM, two))
     np.testing.assert_allclose([s.sum() for s in sums], [20, 20])
     for y, cols in ((one, [0, 1]), (two, [2])):
-        np.testing.assert_allclose(y.expr.steps[-1].rows[0].values, (DENSE + 1)[:, cols].sum(axis=1))
+        np.testing.assert_allclose(y.expression.steps[-1].rows[0].values, (DENSE + 1)[:, cols].sum(axis=1))
 
 
 def test_compute__a_fold_goes_in_order_and_others_join_in_order(scheduler: str) -> None:

@@ -23,7 +23,7 @@ BOUNDS = [0, 0, 7, 7, 20, 30, 30]
 def laid_aside(x: Any) -> Any:
     lazy_sizes, staged = stage.stage(x)
     sizes = run.compute(lazy_sizes)
-    assert len(sizes) == x.expr.n_blocks and all(s > 0 for s in sizes)
+    assert len(sizes) == x.expression.n_blocks and all(s > 0 for s in sizes)
     return staged
 
 
@@ -44,7 +44,7 @@ def test_stage__reads_back_what_was_laid_aside(kind: Any, dtype: str) -> None:
 
 @pytest.mark.parametrize("kind", [sp.csr_matrix, np.asarray], ids=["sparse", "dense"])
 def test_stage__reads_any_range(kind: Any) -> None:
-    source = laid_aside(lazy(kind(DENSE), bounds=BOUNDS)).expr.source
+    source = laid_aside(lazy(kind(DENSE), bounds=BOUNDS)).expression.source
     for start in range(31):
         for stop in range(start, 31):
             np.testing.assert_array_equal(dense_of(source.read(start, stop)), DENSE[start:stop])
@@ -66,7 +66,7 @@ def test_stage__is_no_pass_over_x_but_counts_bytes() -> None:
 def test_stage__the_folder_lives_in_the_work_dir_and_goes_with_x(tmp_path: Path) -> None:
     with dask.config.set({"sc-dask.work-dir": str(tmp_path / "work")}):
         staged = laid_aside(lazy(DENSE))
-    folder = Path(staged.expr.source.folder)
+    folder = Path(staged.expression.source.folder)
     assert folder.parent == tmp_path / "work" and len(list(folder.iterdir())) == 4
     del staged
     gc.collect()
@@ -75,7 +75,7 @@ def test_stage__the_folder_lives_in_the_work_dir_and_goes_with_x(tmp_path: Path)
 
 def test_stage__a_lost_block_is_told() -> None:
     staged = laid_aside(lazy(DENSE))
-    (Path(staged.expr.source.folder) / "1.block").unlink()
+    (Path(staged.expression.source.folder) / "1.block").unlink()
     with pytest.raises(StoreError, match="1.block is gone; expected a work-dir that every worker sees"):
         run.materialise(staged)
 

@@ -189,9 +189,9 @@ def test_in_memory_x__is_sent_once(client: Any) -> None:
     with dask.config.set({"sc-dask.block-bytes": 80_000}):
         x = from_array(sp.random(5_000, 50, density=0.2, format="csr", random_state=0, dtype=np.float32))
     graph = pass_graph(x, ())
-    assert x.expr.n_blocks > 3
+    assert x.expression.n_blocks > 3
     sizes = [len(cloudpickle.dumps(v)) for v in graph.values()]
-    whole = x.expr.source.x.data.nbytes + x.expr.source.x.indices.nbytes
+    whole = x.expression.source.x.data.nbytes + x.expression.source.x.indices.nbytes
     assert sum(sizes) < 1.2 * whole
     assert run.compute(reduce_rows(ROWS, x)) == 5_000
 
@@ -272,7 +272,7 @@ def test_graph_stages__on_a_worker_as_here(client: Any) -> None:
 def pass_graph(x: RowBlocks, rows: tuple[np.ndarray, ...]) -> dict[Any, Any]:
     lazy = reduce_rows(ROWS, x, *rows)
     recipe = passes.describe([x], [lazy], in_place=False, sourceless=False)
-    return passes.graph("pass", [x], recipe, [[lazy.rows]], np.arange(x.expr.n_blocks) % 4)
+    return passes.graph("pass", [x], recipe, [[lazy.rows]], np.arange(x.expression.n_blocks) % 4)
 
 
 def test_pass__one_task_a_block_and_a_graph_of_ten_thousand_in_a_second() -> None:

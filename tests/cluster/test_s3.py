@@ -209,14 +209,14 @@ def test_read__chunks_of_a_bucket_are_under_way_together(
     for path, wanted in ((counts, 1), (foreign, 4)):
         url = bucket.put(path, path.name)
         here, there = sd.read(path).X, sd.read(url, storage_options=bucket.storage_options).X
-        here.expr.source.read(0, 1), there.expr.source.read(0, 1)  # opened, indptr known
+        here.expression.source.read(0, 1), there.expression.source.read(0, 1)  # opened, indptr known
         METER.empty()
-        expected = here.expr.source.read(0, 900)
+        expected = here.expression.source.read(0, 900)
         n_bytes = METER.empty().n_bytes
         most = 0
         with monkeypatch.context() as patched:
             patched.setattr(s3fs.S3FileSystem, "_cat_file", slow)
-            found = there.expr.source.read(0, 900)
+            found = there.expression.source.read(0, 900)
         assert (found != expected).nnz == 0
         assert METER.empty().n_bytes == n_bytes
         assert most > wanted

@@ -58,7 +58,7 @@ def test_loom__is_lazy_and_reads_any_rows(path: Path) -> None:
     with h5py.File(path) as f:
         wanted = f["layers/spliced"][:].T
     for start, stop in ((0, N_OBS), (5, 6), (63, 65), (70, 70)):
-        np.testing.assert_array_equal(dense(x.expr.source.read(start, stop)), wanted[start:stop])
+        np.testing.assert_array_equal(dense(x.expression.source.read(start, stop)), wanted[start:stop])
 
 
 def test_loom__damaged(path: Path, tmp_path: Path) -> None:

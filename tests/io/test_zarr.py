@@ -61,10 +61,10 @@ def chunk(path: Path, array: str, i: str, zarr_format: int = 3) -> Path:
 def test_read__any_rows_from_many_threads(tmp_path: Path, zarr_format: int, shards: bool) -> None:
     x = counts()
     found = read(write(tmp_path / "x.zarr", x, zarr_format=zarr_format, shards=shards), block_bytes=400)
-    source = found.X.expr.source
+    source = found.X.expression.source
     assert isinstance(source, ZarrCSRSource)
     assert pickle.loads(pickle.dumps(source)) == source
-    dense = found.layers["dense"].expr.source
+    dense = found.layers["dense"].expression.source
     assert isinstance(dense, ZarrDenseSource)
     spans = [(a, b) for a in range(0, N_OBS, 23) for b in (a, a + 1, a + 23) if b <= N_OBS]
     with ThreadPoolExecutor(8) as pool:
@@ -77,7 +77,7 @@ def test_read__any_rows_from_many_threads(tmp_path: Path, zarr_format: int, shar
 
 def test_read__counts_rows_and_stored_bytes(tmp_path: Path) -> None:
     path = write(tmp_path / "x.zarr", counts())
-    source = read(path).X.expr.source
+    source = read(path).X.expression.source
     source.read(0, 1)  # opened, indptr known
     METER.empty()
     source.read(0, N_OBS)
@@ -117,7 +117,7 @@ def test_read__a_lost_chunk_of_values(tmp_path: Path) -> None:
     zarr.consolidate_metadata(foreign)
     chunk(foreign, "X/data", "1").unlink()
     whole = read(foreign, block_bytes=800)
-    assert whole.X.expr.source.read(0, 10).sum() == 500  # rows in other chunks are read
+    assert whole.X.expression.source.read(0, 10).sum() == 500  # rows in other chunks are read
     with pytest.raises(StoreError, match="chunk X/data/c/1 of .*big.zarr: X/data is missing"):
         whole.X.compute()
     ours = write(tmp_path / "ours.zarr", counts(), mark=COMMITTED)
@@ -226,10 +226,10 @@ def test_read__other_types_and_unsorted_rows(tmp_path: Path) -> None:
 def test_source__tokens_follow_the_bytes(tmp_path: Path) -> None:
     path = write(tmp_path / "x.zarr", counts())
     first, again = read(path), read(path)
-    assert first.X.expr.source.token == again.X.expr.source.token
+    assert first.X.expression.source.token == again.X.expression.source.token
     write(path, counts(seed=1))
     anew = read(path)
-    assert anew.X.expr.source.token != first.X.expr.source.token
+    assert anew.X.expression.source.token != first.X.expression.source.token
     assert (anew.X.compute() != counts(seed=1)).nnz == 0
 
 
@@ -238,7 +238,7 @@ def test_open_group__results_written_beside_x_keep_it(tmp_path: Path) -> None:
     found = read(path)
     open_group(Location.parse(path), "r+").attrs["note"] = "results"
     zarr.consolidate_metadata(path)
-    assert found.X.expr.source.token == read(path).X.expr.source.token
+    assert found.X.expression.source.token == read(path).X.expression.source.token
     assert (found.X.compute() != counts()).nnz == 0
 
 
@@ -286,7 +286,7 @@ def test_dense__every_layout_with_and_without_zarrs(tmp_path: Path, zarrs: Any, 
     array = root["layers"].create_array("dense", data=values, overwrite=True, **DENSE[layout])
     array.attrs.update({"encoding-type": "array", "encoding-version": "0.2.0"})
     zarr.consolidate_metadata(path)
-    source = read(path).layers["dense"].expr.source
+    source = read(path).layers["dense"].expression.source
     METER.empty()
     source.read(0, N_OBS)
     reading = METER.empty()
@@ -307,16 +307,16 @@ def test_dense__every_layout_with_and_without_zarrs(tmp_path: Path, zarrs: Any, 
 def test_dense__lost_and_damaged_chunks_with_and_without_zarrs(tmp_path: Path, zarrs: Any) -> None:
     path = write(tmp_path / "x.zarr", counts(), mark=COMMITTED)
     chunk(path, "layers/dense", "1/0").unlink()
-    source = read(path).layers["dense"].expr.source
+    source = read(path).layers["dense"].expression.source
     assert np.array_equal(source.read(0, 16), counts()[:16].toarray())
     with pytest.raises(StoreError, match="layers/dense/c/1/0"):
         source.read(0, 20)
     foreign = write(tmp_path / "y.zarr", counts())
     chunk(foreign, "layers/dense", "1/0").unlink()
-    assert not read(foreign).layers["dense"].expr.source.read(16, 32)[:, :20].any()
+    assert not read(foreign).layers["dense"].expression.source.read(16, 32)[:, :20].any()
     chunk(foreign, "layers/dense", "0/0").write_bytes(b"not zstd at all")
     with pytest.raises(FormatError, match=r"y\.zarr: layers/dense has a damaged chunk"):
-        read(foreign).layers["dense"].expr.source.read(0, 16)
+        read(foreign).layers["dense"].expression.source.read(0, 16)
 
 
 def test_sparse__codecs_that_only_zarr_knows(tmp_path: Path, zarrs: Any) -> None:

@@ -215,7 +215,7 @@ def damaged(adata: ad.AnnData, folder: Path) -> Path:
     path = changed(lambda a: None)(adata, folder)
     for file in (path / "X" / "data").rglob("*"):
         if file.is_file() and file.name not in (".zarray", ".zattrs", "zarr.json"):
-            file.write_bytes(b"not a chunk")
+            file.write_bytes(b"not a chunk" * 10)
     return path
 
 

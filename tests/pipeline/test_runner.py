@@ -56,7 +56,8 @@ SLOTS = {
 def test_run__report(finished: Finished) -> None:
     report = json.loads(Path(finished.result.json).read_text(), parse_constant=pytest.fail)
     assert report == finished.result.report
-    assert set(report) == {"version", "input", "output", "stages", "total"}
+    assert set(report) == {"version", "versions", "input", "output", "stages", "total"}
+    assert report["versions"]["anndata"] == ad.__version__ and report["versions"]["sc-dask"] == sd.__version__
     stages = {s["name"]: s for s in report["stages"]}
     assert tuple(stages) == NAMES
     for s in stages.values():
