@@ -14,10 +14,16 @@ import numpy as np
 import pandas as pd
 from xarray import Variable
 from xarray.backends import BackendArray
-from xarray.core.extension_array import PandasExtensionArray
-from xarray.core.indexing import IndexingSupport, LazilyIndexedArray, explicit_indexing_adapter
 
 from sc_dask.errors import InputError
+from sc_dask.outside.xarray import (
+    IndexingSupport,
+    LazilyIndexedArray,
+    PandasExtensionArray,
+    data_of,
+    explicit_indexing_adapter,
+    rows_of,
+)
 
 
 def is_lazy(table: Any) -> bool:
@@ -45,7 +51,7 @@ def load(table: Any, key: str) -> pd.Series:
     variable = table.ds.variables[key]
     column = _column(variable)
     if column is not None:
-        return pd.Series(column.picked(variable._data.key.tuple[0]), index=names(table), name=key)
+        return pd.Series(column.picked(rows_of(data_of(variable))), index=names(table), name=key)
     values = variable.data
     values = values.array if isinstance(values, PandasExtensionArray) else values
     if not isinstance(values, pd.api.extensions.ExtensionArray):
@@ -149,7 +155,7 @@ def _same_rows(a: tuple[Any, ...], b: tuple[Any, ...]) -> bool:
 
 def _column(variable: Any) -> Column | None:
     """Return the column behind a variable, or None where xarray holds an array."""
-    data = variable._data
+    data = data_of(variable)
     return data.array if isinstance(data, _Picked) and isinstance(data.array, Column) else None
 
 

@@ -95,7 +95,7 @@ def computes(tree: ast.Module) -> Iterator[Finding]:
 
 def slot_writes(tree: ast.Module) -> Iterator[Finding]:
     for node in ast.walk(tree):
-        targets: list[ast.expression] = []
+        targets: list[ast.expr] = []
         if isinstance(node, ast.Assign | ast.Delete):
             targets = node.targets
         elif isinstance(node, ast.AugAssign | ast.AnnAssign):
@@ -103,7 +103,7 @@ def slot_writes(tree: ast.Module) -> Iterator[Finding]:
         for target in targets:
             for part in ast.walk(target):
                 if isinstance(part, ast.Subscript) and isinstance(part.ctx, ast.Store | ast.Del):
-                    held: ast.expression = part.value
+                    held: ast.expr = part.value
                     while isinstance(held, ast.Subscript) or (
                         isinstance(held, ast.Attribute) and held.attr in INDEXERS
                     ):
@@ -140,6 +140,23 @@ def relative_imports(tree: ast.Module) -> Iterator[Finding]:
     return ((n.lineno, ast.unparse(n)) for n in ast.walk(tree) if isinstance(n, ast.ImportFrom) and n.level)
 
 
+# private attributes of other libraries' objects that were once used somewhere
+PRIVATE = {"_meta", "_data", "_init_as_actual", "_inplace_subset_obs", "_inplace_subset_var", "_key_array", "_asarray"}
+
+
+def private_names(tree: ast.Module) -> Iterator[Finding]:
+    """Yield private modules and names of other libraries, and private attributes of their objects."""
+    for line, name in imports(ast.walk(tree)):
+        parts = name.split(".")
+        underscored = any(p.startswith("_") and p != "__version__" for p in parts)
+        inside = underscored or under(name, {"zarr.core", "xarray.core"})
+        if inside and parts[0] not in ("sc_dask", "__future__"):
+            yield line, name
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and node.attr in PRIVATE and ast.unparse(node.value) not in ("self", "cls"):
+            yield node.lineno, ast.unparse(node)
+
+
 # rule -> where it may be broken, as prefixes of the path under sc_dask/
 WALLS: dict[str, tuple[Rule, tuple[str, ...]]] = {
     "functions of 80 lines at most": (long_functions, ()),
@@ -150,6 +167,7 @@ WALLS: dict[str, tuple[Rule, tuple[str, ...]]] = {
     "heavy packages are imported inside functions": (heavy_at_import, ()),
     "scanpy is never imported": (imports_of("scanpy"), ()),
     "imports are absolute": (relative_imports, ()),
+    "private names of other libraries only in outside/": (private_names, ("outside/",)),
 }
 
 
@@ -174,6 +192,7 @@ BREACHES = {
     "heavy packages are imported inside functions": "try:\n    import sklearn.cluster\nexcept ImportError:\n    pass",
     "scanpy is never imported": "import scanpy as sc",
     "imports are absolute": "from . import errors",
+    "private names of other libraries only in outside/": "def f():\n    from anndata._core.views import as_view",
 }
 
 
@@ -194,6 +213,11 @@ def test_wall__sees_a_breach(wall: str) -> None:
 )
 def test_slot_writes__every_form(line: str) -> None:
     assert list(slot_writes(ast.parse(line)))
+
+
+@pytest.mark.parametrize("line", ["from zarr.core.sync import sync", "x = array._meta", "import dask._task_spec"])
+def test_private_names__every_form(line: str) -> None:
+    assert list(private_names(ast.parse(line)))
 
 
 @pytest.mark.parametrize("line", ["x = adata.obs['a']", "run.compute(a, b)", "obs['x'] = 1"])

@@ -39,6 +39,7 @@ from sc_dask.array.layer import (
 from sc_dask.array.source import Block, BlockSource, MemorySource
 from sc_dask.errors import InputError
 from sc_dask.kernels.csr import canonical
+from sc_dask.outside.dask import has_sparse_blocks
 
 S = TypeVar("S")
 T = TypeVar("T")
@@ -268,7 +269,7 @@ def _from_dask(x: da.Array) -> RowBlocks:
         )
     if len(x.chunks[1]) > 1:
         x = x.rechunk({1: -1})
-    meta = sp.csr_matrix((0, 0), dtype=x.dtype) if sp.issparse(x._meta) else np.empty((0, 0), x.dtype)
+    meta = sp.csr_matrix((0, 0), dtype=x.dtype) if has_sparse_blocks(x) else np.empty((0, 0), x.dtype)
     blocks = da.map_blocks(_as_block, x, dtype=x.dtype, meta=meta)
     return from_source(ForeignSource(blocks, blocks.name), np.concatenate([[0], np.cumsum(blocks.chunks[0])]))
 

@@ -16,7 +16,6 @@ from typing import Any
 
 import dask.array as da
 import numpy as np
-import scipy.sparse as sp
 from dask.highlevelgraph import Layer
 
 from sc_dask.array.expr import BlockArgs, Expr, Plan, evaluate
@@ -67,7 +66,7 @@ class ForeignSource:
 
     @property
     def is_sparse(self) -> bool:
-        return sp.issparse(self.array._meta)
+        return outside.has_sparse_blocks(self.array)
 
     def key(self, args: BlockArgs) -> tuple[str, int, int]:
         """Return the Dask key of the block that holds the rows of ``args``."""

@@ -1,5 +1,19 @@
-"""What depends on another library's version, or is not part of its public API: one file a library.
+"""What depends on a version of another library or is not part of its public API: one file a library.
 
-Every entry says which versions need it and when it can go, and has a test in ``tests/outside``. The rest of the project
-uses public names alone. ``LIBRARIES.md`` of this folder is the list.
+Nothing else in sc_dask imports a private module or reads a private attribute of another library (a test holds this).
+
+==================================  =======================================================  ==========================
+entry                               why                                                      may go when
+==================================  =======================================================  ==========================
+``anndata.named_layers``            from 0.13 on X is the layer ``None`` as well             never: both must be read
+``anndata.make_actual``             no public way to turn a view into an AnnData in place    anndata has one
+``anndata.subset_inplace``          the same, for cells and genes; scanpy calls it too       anndata has one
+``anndata.keep_class_in_views``     views make a plain Dask array of a lazy X                anndata keeps subclasses
+``dask``: tasks                     ``dask._task_spec``, what graphs are made of             the names are public
+``dask.has_sparse_blocks``          ``Array._meta`` tells what blocks are                    it has a public name
+``xarray``: lazy columns            ``xarray.core.indexing``, which its guide for backends   the names are public
+                                    tells to use; extension arrays
+``zarr.sync``                       fsspec's stores are bound to zarr's event loop           zarr has a public ``sync``
+``zarr.metadata_of``                codecs' attributes were enums before 3.2                 never: read as specified
+==================================  =======================================================  ==========================
 """

@@ -6,10 +6,16 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import dask
+import scipy.sparse as sp
 from dask._task_spec import Alias, DataNode, GraphNode, Task, convert_legacy_graph
 from dask.local import get_sync
 
 _SLICERS = {"getitem", "_getitem", "getter", "getter_nofancy", "getter_inline", "concatenate_arrays"}
+
+
+def has_sparse_blocks(array: Any) -> bool:
+    """Tell whether the blocks of a Dask array are scipy sparse."""
+    return bool(sp.issparse(array._meta))
 
 
 def data(value: Any) -> GraphNode:
