@@ -66,16 +66,19 @@ def write(name: str, what: str, content: list[str]) -> None:
 
 
 def main() -> None:
-    argparse.ArgumentParser(description=__doc__).parse_args()
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("names", nargs="*", default=[*PYTHONS, "lowest"], help="which files, for instance 3.13 lowest")
+    names = parser.parse_args().names
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     every = [word for name in extras for word in ("--extra", name)]
-    for python in PYTHONS:
+    for python in [p for p in PYTHONS if p in names]:
         platforms = [p for p in PLATFORMS if (python, p) not in NOWHERE]
         found = {platform: resolved(python, platform, *every) for platform in platforms}
         write(python, f"The versions that sc_dask is developed with on Python {python}", lines(found))
-    lowest = ("--resolution", "lowest-direct", "--extra", "test")
-    found = {platform: resolved(PYTHONS[0], platform, *lowest) for platform in PLATFORMS}
-    write("lowest", f"The lowest versions that sc_dask allows, on Python {PYTHONS[0]}", lines(found))
+    if "lowest" in names:
+        lowest = ("--resolution", "lowest-direct", "--extra", "test")
+        found = {platform: resolved(PYTHONS[0], platform, *lowest) for platform in PLATFORMS}
+        write("lowest", f"The lowest versions that sc_dask allows, on Python {PYTHONS[0]}", lines(found))
 
 
 if __name__ == "__main__":
