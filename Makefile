@@ -22,7 +22,7 @@ help:
 	@echo "make test         all tests and doctests (a quarter of an hour); PYTHON=python3.12 with that interpreter"
 	@echo "make lint         linters, types and import walls"
 	@echo "make test-slow    the tests that take minutes or gigabytes each"
-	@echo "make test-matrix  make test with every interpreter found, each in an environment of its own"
+	@echo "make test-matrix  make test with every interpreter found, and stores of each read by all"
 	@echo "make test-lowest  make test with the lowest versions that pyproject.toml allows, on Python 3.11"
 	@echo "make test-next    make test with pre-releases; reports, never fails"
 	@echo "make lock         write the versions that are installed anew (sc_dask/locks)"

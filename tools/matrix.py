@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import subprocess
+import sys
 import time
 
 from interpreters import found
@@ -30,7 +31,11 @@ def main() -> None:
         ended.append((version, code, time.monotonic() - begun))
     for version, code, seconds in ended:
         print(f"Python {version}: {'ok' if code == 0 else f'failed ({code})'}, {seconds / 60:.1f} min", flush=True)
-    raise SystemExit(max(code for _, code, _ in ended))
+    code = max(code for _, code, _ in ended)
+    if code == 0 and len(every) > 1 and "test" in given.targets:
+        pythons = [f".venv-{version}/bin/python" for version, _ in every]
+        code = subprocess.run([sys.executable, "tools/exchange.py", *pythons], check=False).returncode
+    raise SystemExit(code)
 
 
 if __name__ == "__main__":

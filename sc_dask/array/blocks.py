@@ -25,7 +25,7 @@ from dask.highlevelgraph import HighLevelGraph
 
 from sc_dask import config
 from sc_dask.array.chunks import cut_dense, cut_rows
-from sc_dask.array.expr import BlockArgs, Expr, Plan, RowVector, Step, evaluate
+from sc_dask.array.expr import BlockArgs, Expr, Plan, RowVector, Step, evaluate, named
 from sc_dask.array.layer import (
     PREFIX,
     ExprLayer,
@@ -357,11 +357,9 @@ def map_rows(
     No pass; the facts of ``x`` do not carry over, since values change.
     """
     vectors = tuple(r if isinstance(r, RowVector) else RowVector(_checked(x, (r,))[0]) for r in rows)
-    known = [r.values if r.values is not None else "unknown" for r in vectors]
-    token = tokenize(kernel.__module__, kernel.__qualname__, known, const)
     step = Step(
         kernel,
-        token,
+        named(kernel, const),
         np.dtype(dtype or x.dtype),
         x.shape[1] if n_vars is None else n_vars,
         x.expression.is_sparse if is_sparse is None else is_sparse,

@@ -5,7 +5,7 @@ Everything here is plain data. ``blocks`` gives it the shape of a Dask array, ``
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -30,7 +30,10 @@ class RowVector:
         The numbers, rows along the first axis, or None when they are not known yet.
     kernel
         ``kernel(block, **const) -> (n_rows,)``: how a step takes them from its own input block
-        when they are not known. A pass that had to do so keeps what it found here.
+        when they are not known. A pass that had to do so keeps what it found here. Values that are given with a kernel
+        are what it gives.
+    name
+        See `token`; None: as is told there.
     """
 
     def __init__(
@@ -39,10 +42,35 @@ class RowVector:
         kernel: Callable[..., Vector] | None = None,
         const: Mapping[str, Any] | None = None,
         parent: tuple[RowVector, np.ndarray | slice] | None = None,
+        name: str | None = None,
     ) -> None:
         if values is None and kernel is None:
             raise ValueError("a row vector needs its values or a kernel")
         self._values, self.kernel, self.const, self._parent = values, kernel, dict(const or {}), parent
+        self._name = name
+
+    @property
+    def token(self) -> str:
+        """A name of all that decides the numbers, whether they are known yet or not.
+
+        Numbers without a kernel are named by a digest of them. Numbers that a kernel takes from the block that enters
+        their step are named by the kernel; where the step is moved to another place in the chain, `moved` says so.
+        """
+        if self._name is None:
+            if self.kernel is None:
+                self._name = f"values-{tokenize(self.values)}"
+            else:
+                self._name = f"taken-{named(self.kernel, self.const)}"
+        return self._name
+
+    def moved(self, context: Sequence[str]) -> RowVector:
+        """Return the vector for a step that goes elsewhere; ``context``: the names of the steps it had before it."""
+        if self.kernel is None or self.token.startswith("moved-"):
+            return self
+        name = f"moved-{tokenize(self.token, list(context))}"
+        if self.values is not None:
+            return RowVector(self.values, self.kernel, self.const, name=name)
+        return RowVector(None, self.kernel, self.const, parent=(self, slice(None)), name=name)
 
     @property
     def values(self) -> Vector | None:
@@ -63,10 +91,16 @@ class RowVector:
 
     def pick(self, rows: np.ndarray) -> RowVector:
         """Return the vector for picked rows (positions)."""
-        values = self.values
+        values, name = self.values, None if self.kernel is None else self.token
         if values is not None:
-            return RowVector(values[rows], self.kernel, self.const)
-        return RowVector(None, self.kernel, self.const, parent=(self, rows))
+            return RowVector(values[rows], self.kernel, self.const, name=name)
+        return RowVector(None, self.kernel, self.const, parent=(self, rows), name=name)
+
+
+def named(kernel: Callable[..., Any], const: Mapping[str, Any]) -> str:
+    """Return a name of a kernel with its constants."""
+    code = f"{kernel.__module__}.{kernel.__qualname__}" if "<" not in kernel.__qualname__ else tokenize(kernel)
+    return tokenize(code, dict(const))
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,8 +124,17 @@ class Step:
     keeps_pattern: bool = False
     by_col: tuple[str, ...] = ()
 
+    @property
+    def name(self) -> str:
+        """A name of all that decides what the step makes of a block."""
+        return tokenize(self.token, self.dtype.str, self.n_vars, self.is_sparse, [r.token for r in self.rows])
+
+    def moved(self, context: Sequence[str]) -> Step:
+        """Return the step for another place in the chain, with the row vectors it has; see `RowVector.moved`."""
+        return replace(self, rows=tuple(r.moved(context) for r in self.rows)) if self.rows else self
+
     def of_columns(self, cols: np.ndarray) -> Step:
-        """Return the same step for some of its columns."""
+        """Return the same step for some of its columns, which are picked before it."""
         const = {**self.const, **{name: np.take(self.const[name], cols, axis=-1) for name in self.by_col}}
         return replace(self, n_vars=len(cols), const=const)
 
@@ -255,8 +298,8 @@ class Expr:
         return int(getattr(self.source, "n_source_rows", self.source.shape[0]))
 
     def token(self) -> str:
-        """A name that is the same for the same result cut the same way."""
-        return tokenize(self.source.token, self.bounds, self.rows, [s.token for s in self.steps])
+        """A digest of all that decides the values, and of where the rows are cut."""
+        return tokenize(self.source.token, self.bounds, self.rows, [s.name for s in self.steps])
 
     def plan(self) -> Plan:
         """Return what all blocks share."""
@@ -301,7 +344,9 @@ class Expr:
         else:
             below = replace(self, steps=before)
             step = column_pick(cols, below.shape[1], below.dtype, below.is_sparse)
-        return replace(self, steps=(*before, step, *(s.of_columns(cols) for s in after)))._fitted()
+        names = [s.name for s in self.steps] if after else []
+        moved = (s.of_columns(cols).moved(names[: at + i]) for i, s in enumerate(after))
+        return replace(self, steps=(*before, step, *moved))._fitted()
 
     def then(self, step: Step) -> Expr:
         """Add a step at the end."""

@@ -106,7 +106,7 @@ def with_dropped_genes(x: RowBlocks) -> tuple[RowBlocks, np.ndarray | None]:
     if not isinstance(pick, ColumnPick) or lookup is None or len(pick.cols) < 0.5 * len(lookup):
         return x, None
     (totals,) = last.rows
-    inside = totals
+    inside = totals.moved([s.name for s in (*before, pick)])
     if totals.values is None:
         inside = RowVector(None, kernels.row_totals_where, {"gene_mask": lookup >= 0})
         totals.follow(inside)

@@ -52,18 +52,18 @@ def keep(x: RowBlocks, genes: GeneMetrics) -> None:
 
 
 def cell_facts(x: RowBlocks) -> tuple[np.ndarray, np.ndarray]:
-    """Return sums (float64) and numbers of genes (int64) of all cells; 1 pass, or none when known."""
+    """Return sums (float64) and numbers of genes (int64) of all cells, the caller's own; 1 pass, or none when known."""
     if "totals" not in x.facts.rows or "n_genes" not in x.facts.rows:
         totals, counts = run.compute(collect_rows(row_totals, x), collect_rows(row_counts, x), label="cells")
         x.facts.rows.update(totals=totals, n_genes=counts)
-    return x.facts.rows["totals"], x.facts.rows["n_genes"]
+    return x.facts.rows["totals"].copy(), x.facts.rows["n_genes"].copy()
 
 
 def gene_facts(x: RowBlocks) -> tuple[np.ndarray, np.ndarray]:
-    """Return sums (float64) and numbers of cells (int64) of all genes; 1 pass, or none when known."""
+    """Return sums (float64) and numbers of cells (int64) of all genes, the caller's own; 1 pass, or none when known."""
     if "totals" not in x.facts.cols or "n_cells" not in x.facts.cols:
         keep(x, run.compute(reduce_rows(GENES, x), label="genes"))
-    return x.facts.cols["totals"], x.facts.cols["n_cells"]
+    return x.facts.cols["totals"].copy(), x.facts.cols["n_cells"].copy()
 
 
 def not_counts(x: RowBlocks) -> str | None:

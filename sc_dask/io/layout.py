@@ -1,6 +1,7 @@
 """How our own stores lie on disk: AnnData's zarr spec, zarr v3, cut into shards that one task writes whole.
 
-A sparse matrix is a group with ``data``, ``indices`` (int32) and ``indptr`` (int64). Shard k of ``data`` and of
+A sparse matrix is a group with ``data``, ``indices`` and ``indptr``, both int32 where the number of non-zeros and the
+columns fit, else both int64: scipy refuses many operations on a matrix with two widths. Shard k of ``data`` and of
 ``indices`` holds the non-zeros ``k * shard_nnz : (k + 1) * shard_nnz``, wherever rows begin and end. Because the
 non-zeros per row are known before anything is written, the task of shard k makes the rows that overlap its range,
 trims them, and writes shard k of both arrays: every shard is written once, whole, by one task, so no two tasks ever
@@ -41,6 +42,7 @@ SHARD_BYTES = 64 << 20
 NNZ_BYTES = 8  # of a non-zero in memory: an index and a 4-byte value
 CHUNK_NNZ = 512 << 10
 CHUNK_BYTES = 2 << 20
+MOST_INT32 = 2**31 - 1
 KEEP_EMPTY: Any = {"write_empty_chunks": True}  # a chunk that is left out could not be told from a lost one
 
 
@@ -127,11 +129,12 @@ def create_sparse(
     group.attrs.update({"encoding-type": encoding, "encoding-version": "0.1.0", "shape": list(shape)})
     where = (layout.nnz,), (layout.chunk_nnz,), (layout.shard_nnz,)
     _create(group, "data", layout.dtype, *where, shuffle)
-    _create(group, "indices", "int32", *where)
+    width = index_dtype(layout)
+    _create(group, "indices", width, *where)
     chunk = max(1, min(CHUNK_BYTES // 8, len(indptr)))
     shard = chunk * max(1, min(32, -(-len(indptr) // chunk)))
-    out = _create(group, "indptr", "int64", (len(indptr),), (chunk,), (shard,))
-    out[:] = np.asarray(indptr, np.int64)
+    out = _create(group, "indptr", width, (len(indptr),), (chunk,), (shard,))
+    out[:] = np.asarray(indptr, width)
     return group
 
 
@@ -168,6 +171,11 @@ def _create(
     return array.with_config(KEEP_EMPTY)
 
 
+def index_dtype(layout: SparseLayout) -> str:
+    """Return the type of ``indices`` and ``indptr`` of a sparse matrix: one for both."""
+    return "int32" if max(layout.nnz, layout.shape[1]) <= MOST_INT32 else "int64"
+
+
 def node_at(root: zarr.Group, path: str) -> zarr.Group | zarr.Array[Any]:
     """Return what stands at a path of a store."""
     node: Any = root[path]
@@ -190,7 +198,9 @@ def has_sparse(parent: zarr.Group, path: str, layout: SparseLayout) -> bool:
     found = row_nnz(parent, path)
     if found is None or len(found) != layout.shape[0] or int(found.sum()) != layout.nnz:
         return False
-    data = values_of(node_at(parent, path))
+    data, *numbers = (array_of(parent[path], name) for name in ("data", "indices", "indptr"))  # type: ignore[arg-type]
+    if {n.dtype.name for n in numbers} != {index_dtype(layout)}:
+        return False
     wanted = ((layout.nnz,), layout.dtype, (layout.shard_nnz,), (layout.chunk_nnz,))
     return (data.shape, data.dtype.name, data.shards, data.chunks) == wanted
 
@@ -203,7 +213,7 @@ def row_nnz(parent: zarr.Group, path: str) -> np.ndarray | None:
     if not isinstance(node, zarr.Group) or not {"data", "indices", "indptr"} <= set(node.array_keys()):
         return None
     indptr = array_of(node, "indptr")
-    return None if missing_chunks(indptr) else np.diff(np.asarray(indptr[:]))
+    return None if missing_chunks(indptr) else np.diff(np.asarray(indptr[:], np.int64))
 
 
 def has_dense(parent: zarr.Group, path: str, layout: DenseLayout) -> bool:

@@ -105,3 +105,19 @@ def test_filter__nothing_left_is_told_with_what_was_found(what: str) -> None:
 def test_filter__no_cells_at_all() -> None:
     with pytest.raises(InputError, match="there are no cells"):
         sd.pp.filter_cells(lazy(counts()[:0].copy(), 1), min_genes=1)
+
+
+@pytest.mark.parametrize("function", ["filter_cells", "filter_genes"])
+@pytest.mark.parametrize("bound", ["counts", "other"])
+def test_filter__what_is_returned_is_the_callers_own(function: str, bound: str) -> None:
+    option = {
+        f"min_{bound}" if bound == "counts" else {"filter_cells": "min_genes", "filter_genes": "min_cells"}[function]: 1
+    }
+    adata = lazy(counts())
+    keep, numbers = getattr(sd.pp, function)(adata, inplace=False, **option)
+    numbers -= 1000
+    keep[:] = False
+    again = getattr(sd.pp, function)(adata, inplace=False, **option)[1]
+    np.testing.assert_array_equal(again, numbers + 1000)
+    sd.pp.normalize_total(adata, target_sum=1e4)
+    np.testing.assert_allclose(adata.X.compute().sum(axis=1).max(), 1e4, rtol=1e-4)

@@ -90,7 +90,8 @@ def store(tmp_path: Path) -> str:
 
 def text_alike(frame: pd.DataFrame) -> pd.DataFrame:
     """Text as one type: what anndata loads of a lazy table is ``string``, also where it is pandas 3's ``str``."""
-    return frame.astype({k: "string" for k, t in frame.dtypes.items() if t == object or isinstance(t, pd.StringDtype)})
+    text = [k for k, t in frame.dtypes.items() if t is np.dtype(object) or isinstance(t, pd.StringDtype)]
+    return frame.astype(dict.fromkeys(text, "string"))
 
 
 def check_tables(found: ad.AnnData, wanted: ad.AnnData) -> None:

@@ -130,12 +130,30 @@ def test_write__equals_anndata_whatever_the_shards_and_blocks(
     assert_same(lazy, adata)
 
 
+@pytest.mark.parametrize("most", [layout.MOST_INT32, 500])
+def test_write__indices_and_indptr_have_one_width(
+    adata: ad.AnnData, tmp_path: Path, most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import scanpy as sc
+
+    monkeypatch.setattr(layout, "MOST_INT32", most)
+    sd.write(adata, tmp_path / "a.zarr", shard_bytes=SHARD)
+    width = np.int32 if most > 500 else np.int64
+    root = zarr.open_group(tmp_path / "a.zarr", mode="r")
+    for path in ("X", "layers/csc", "raw/X"):
+        assert root[path]["indices"].dtype == root[path]["indptr"].dtype == width
+    found = ad.read_zarr(tmp_path / "a.zarr")
+    assert_same(sd.read(tmp_path / "a.zarr"), adata)
+    sc.pp.calculate_qc_metrics(found, percent_top=None, inplace=True)  # scipy refuses two widths
+    np.testing.assert_allclose(found.obs["total_counts"], np.asarray(adata.X.sum(axis=1)).ravel(), rtol=1e-5)
+
+
 def test_write__stores_what_the_spec_says(adata: ad.AnnData, tmp_path: Path) -> None:
     sd.write(adata, tmp_path / "a.zarr", narrow=True, shard_bytes=SHARD)
     root = zarr.open_group(tmp_path / "a.zarr", mode="r")
     x = root["X"]
     assert dict(x.attrs) == {"encoding-type": "csr_matrix", "encoding-version": "0.1.0", "shape": [N_OBS, N_VARS]}
-    assert (x["data"].dtype, x["indices"].dtype, x["indptr"].dtype) == (np.uint32, np.int32, np.int64)
+    assert (x["data"].dtype, x["indices"].dtype, x["indptr"].dtype) == (np.uint32, np.int32, np.int32)
     assert root["layers/dense"].dtype == np.float32  # halves
     assert x["data"].shards == x["indices"].shards == (SHARD_NNZ,)
     (codec,) = json.loads((tmp_path / "a.zarr" / "X" / "data" / "zarr.json").read_text())["codecs"]
