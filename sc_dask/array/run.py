@@ -33,6 +33,7 @@ from sc_dask.array.passes import Item
 from sc_dask.array.source import METER, MemorySource
 from sc_dask.errors import ScDaskWarning, StalledError
 from sc_dask.log import Stage, current_stage, peak_rss_bytes, reset_peak_rss
+from sc_dask.outside.dask import worker_here
 
 _POLL_S = 0.5
 _MOST_BLOCKS, _TASKS = 8, 24  # of a task, and at least so many tasks in a lane before they take several blocks
@@ -196,11 +197,14 @@ def call(func: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
 
 
 def _scheduler() -> Any:
-    """Return Dask's scheduler, or None for the threads of this process."""
+    """Return Dask's scheduler, or None for the threads of this process (also inside a task of a cluster)."""
     # Dask imports distributed to ask for a client: a third of a second, and nobody who did not import it has one.
     if "distributed" not in sys.modules and not dask.config.get("scheduler", None):
         return None
-    return get_scheduler()
+    get = get_scheduler()
+    if worker_here() is not None and hasattr(getattr(get, "__self__", None), "run_on_scheduler"):
+        return None  # inside a task: the worker's own client would wait for this very thread
+    return get
 
 
 def client() -> Any:
@@ -228,7 +232,13 @@ def n_workers() -> int:
         return max(1, sum(c.nthreads().values()))
     if _scheduler() is dask.local.get_sync:
         return 1
-    return config.n_threads()
+    return _threads_at_hand()
+
+
+def _threads_at_hand() -> int:
+    """Return the threads of this process; inside a task of a cluster its share of them."""
+    worker = worker_here()
+    return config.n_threads() if worker is None else max(1, config.n_threads() // max(1, worker.state.nthreads))
 
 
 def _slots(most: int | None = None) -> list[str]:
@@ -261,8 +271,8 @@ def _execute(
         return found if apart else found[0]
     METER.empty()  # what a plain Dask compute read before is not part of this pass
     get = _scheduler() or dask.threaded.get
-    with blas_threads(max(1, config.n_threads() // len(slots))), _Progress(name, len(lanes), stage):
-        return get(dsk, f"{name}-end", num_workers=config.n_threads())
+    with blas_threads(max(1, _threads_at_hand() // len(slots))), _Progress(name, len(lanes), stage):
+        return get(dsk, f"{name}-end", num_workers=_threads_at_hand())
 
 
 @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -11,6 +12,17 @@ from dask._task_spec import Alias, DataNode, GraphNode, Task, convert_legacy_gra
 from dask.local import get_sync
 
 _SLICERS = {"getitem", "_getitem", "getter", "getter_nofancy", "getter_inline", "concatenate_arrays"}
+
+
+def worker_here() -> Any:
+    """Return the worker whose task runs in this very thread, or None outside of tasks."""
+    distributed = sys.modules.get("distributed")
+    if distributed is None:
+        return None
+    try:
+        return distributed.get_worker()
+    except ValueError:
+        return None
 
 
 def has_sparse_blocks(array: Any) -> bool:
