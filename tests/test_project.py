@@ -96,9 +96,18 @@ def test_interpreters__one_of_each_version_that_can_make_environments(tmp_path: 
     assert line.split()[0] == "{}.{}".format(*sys.version_info[:2])
 
 
+def make_run(*words: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    """Run make as a newcomer does: these tests may run under another make, with other variables."""
+    clean = {
+        k: v
+        for k, v in os.environ.items()
+        if not k.startswith("MAKE") and k not in ("MFLAGS", "PYTHON", "VENV", "LOCK")
+    }
+    return subprocess.run(["make", *words], capture_output=True, text=True, cwd=cwd, timeout=60, env=clean)
+
+
 def dry_run(*targets: str) -> str:
-    command = ["make", "-n", "VENV=no-such-venv", *targets]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=60)
+    done = make_run("-n", "VENV=no-such-venv", *targets)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -120,11 +129,10 @@ def test_make__a_fresh_clone_installs_first() -> None:
 
 @pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
 def test_make__says_what_is_missing(tmp_path: Path) -> None:
-    command = ["make", "PYTHON=", f"VENV={tmp_path / 'venv'}", "install"]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=60)
+    venv = f"VENV={tmp_path / 'venv'}"
+    done = make_run("PYTHON=", venv, "install")
     assert done.returncode != 0 and "found no Python >= 3.11" in done.stdout
-    command[1] = f"PYTHON={shutil.which('false')}"
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=60)
+    done = make_run(f"PYTHON={shutil.which('false')}", venv, "install")
     assert done.returncode != 0 and "python3-venv" in done.stdout and not (tmp_path / "venv").exists()
 
 
@@ -132,15 +140,14 @@ def test_make__says_what_is_missing(tmp_path: Path) -> None:
 def test_make__another_python_has_an_environment_of_its_own_and_clean_removes_ours_alone(tmp_path: Path) -> None:
     shutil.copy(ROOT / "Makefile", tmp_path)
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
-    command = ["make", "-n", f"PYTHON={sys.executable}", "demo"]
-    said = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=60).stdout
+    said = make_run("-n", f"PYTHON={sys.executable}", "demo", cwd=tmp_path).stdout
     version = "{}.{}".format(*sys.version_info[:2])
     assert f".venv-{version}/bin/sc-dask demo" in said and "found no lock of Python" in said
     for name in (".venv", ".venv-mine", ".venv-3.12"):
         (tmp_path / name).mkdir()
     for name in (".venv", ".venv-3.12"):
         (tmp_path / name / ".venv-made").touch()
-    subprocess.run(["make", "clean"], check=True, capture_output=True, cwd=tmp_path, timeout=60)
+    assert make_run("clean", cwd=tmp_path).returncode == 0
     assert {p.name for p in tmp_path.glob(".venv*")} == {".venv-mine"}
 
 
