@@ -6,4 +6,7 @@ from importlib.metadata import version
 
 from packaging.version import Version
 
-ANNDATA, PANDAS, SCANPY, ZARR = (Version(version(name)) for name in ("anndata", "pandas", "scanpy", "zarr"))
+_NAMES = ("anndata", "pandas", "scanpy", "umap-learn", "zarr")
+ANNDATA, PANDAS, SCANPY, UMAP, ZARR = (Version(version(name)) for name in _NAMES)
+# how near weights are to exact ones: its own sums were less exact before
+UMAP_WEIGHTS = 1e-6 if Version("0.5.12") <= UMAP else 1e-5

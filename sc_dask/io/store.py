@@ -19,10 +19,12 @@ from typing import Any, BinaryIO, Literal
 
 import zarr
 import zarr.storage
+from fsspec import __version__ as fsspec_version
 from fsspec.core import split_protocol, url_to_fs
 from zarr.abc.store import Store
 
 from sc_dask.errors import FormatError, InputError, StoreError
+from sc_dask.outside.fsspec import READS_ZIP_BEHIND_URL, reads_zip_behind_url
 from sc_dask.outside.zarr import sync
 
 HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
@@ -186,6 +188,12 @@ def zarr_store(location: Location, mode: str = "r") -> Store:
     if location.is_zip and not url.startswith("zip::"):
         if not read_only:
             raise StoreError(f"{location} cannot be written in place", "a .zarr folder or a local zip")
+        if not reads_zip_behind_url():
+            raise StoreError(
+                f"{location} is a zip behind a URL, which fsspec {fsspec_version} cannot read",
+                f"fsspec {READS_ZIP_BEHIND_URL} or later, a .zarr folder or a local zip",
+                f'pip install "fsspec>={READS_ZIP_BEHIND_URL}"',
+            )
         protocol = split_protocol(url)[0]
         url, options = f"zip::{url}", {str(protocol): options}
     location.fs()  # says in plain words what is wrong with the URL

@@ -13,6 +13,7 @@ entry                               why                                         
 ``dask.has_sparse_blocks``          ``Array._meta`` tells what blocks are                    it has a public name
 ``xarray``: lazy columns            ``xarray.core.indexing``, which its guide for backends   the names are public
                                     tells to use; extension arrays
+``fsspec.reads_zip_behind_url``     older ones cannot, which is told                         the floor is 2026.9
 ``zarr.sync``                       fsspec's stores are bound to zarr's event loop           zarr has a public ``sync``
 ``zarr.metadata_of``                codecs' attributes were enums before 3.2                 never: read as specified
 ==================================  =======================================================  ==========================

@@ -6,6 +6,7 @@ import scipy.sparse as sp
 
 from sc_dask.graph.connectivities import METHODS, distances_matrix, gauss, jaccard, umap
 from sc_dask.graph.neighbors import KNN, knn
+from tests.stack import UMAP_WEIGHTS
 
 
 def points(kind: str) -> np.ndarray:
@@ -32,7 +33,7 @@ def test_umap__equals_umap_learn(kind: str, k: int) -> None:
     )[0].tocsr()
     np.testing.assert_array_equal(ours.indptr, theirs.indptr)
     np.testing.assert_array_equal(ours.indices, theirs.indices)
-    np.testing.assert_allclose(ours.data, theirs.data, atol=1e-6, rtol=0)
+    np.testing.assert_allclose(ours.data, theirs.data, atol=UMAP_WEIGHTS, rtol=0)
 
 
 @pytest.mark.parametrize(("n_sure", "mix"), [(2.0, 1.0), (1.5, 0.25), (20.0, 0.0)])
@@ -46,7 +47,7 @@ def test_umap__equals_umap_learn_with_its_options(n_sure: float, mix: float) -> 
     )[0]  # fmt: skip
     ours = umap(found, n_sure=n_sure, mix=mix)
     assert ours.dtype == np.float32
-    np.testing.assert_allclose(ours.toarray(), theirs.toarray(), atol=1e-6, rtol=0)
+    np.testing.assert_allclose(ours.toarray(), theirs.toarray(), atol=UMAP_WEIGHTS, rtol=0)
 
 
 @pytest.mark.parametrize("method", METHODS)
