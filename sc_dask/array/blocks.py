@@ -65,9 +65,9 @@ class RowBlocks(da.Array):  # type: ignore[misc]
         self: RowBlocks = super().__new__(cls, HighLevelGraph(layers, dependencies), name, chunks, meta=meta)
         return self
 
-    @classmethod
-    def of_same(cls, kind: type[RowBlocks], x: RowBlocks) -> RowBlocks | None:
-        """Return the same lazy matrix as an object of a class of its own; None where values were set in place."""
+    @staticmethod
+    def of_same(kind: type[RowBlocks], x: RowBlocks) -> RowBlocks | None:
+        """Return the same lazy matrix as an object of another class; None where values were set in place."""
         layer = layer_of(x)
         return None if layer is None else RowBlocks.__new__(kind, layer.expression, layer.facts, layer.name)
 
