@@ -249,14 +249,12 @@ def restored(x: Any) -> Any:
 
 def _selection(x: da.Array) -> RowBlocks | None:
     """Return the selection of a lazy X that Dask made, as one that reads what it needs; None for anything else."""
-    found = selection_of(x)
-    if found is None:
-        return None
-    layer, rows, cols = found
-    known = remembered(layer, x.name)
+    known = remembered(x)
     if known is None:
-        if not _increasing(rows):
+        found = selection_of(x)
+        if found is None or not _increasing(found[1]):
             return None
+        layer, rows, cols = found
         made = RowBlocks(layer.expression, layer.facts, layer.name).pick_cols(cols).pick_rows(rows)
         known = remember(layer, x.name, made.expression, made.facts)
     return RowBlocks(*known)

@@ -251,10 +251,13 @@ class _Numbers:
 _REMEMBERING = threading.Lock()
 
 
-def remembered(layer: ExprLayer, name: str) -> tuple[Expr, Facts] | None:
-    """Return what a selection with this name was found to be, the last time."""
+def remembered(x: da.Array) -> tuple[Expr, Facts] | None:
+    """Return what a selection that Dask made was found to be, the last time; its tasks need not run again."""
+    below = _below(x)
+    if below is None:
+        return None
     with _REMEMBERING:
-        return layer.facts.selections.get(name)
+        return below[0].facts.selections.get(x.name)
 
 
 def remember(layer: ExprLayer, name: str, expr: Expr, facts: Facts) -> tuple[Expr, Facts]:
