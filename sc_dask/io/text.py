@@ -31,6 +31,7 @@ from sc_dask.array.blocks import from_source
 from sc_dask.errors import FormatError
 from sc_dask.io.spill import Spill
 from sc_dask.io.store import Location, open_file
+from sc_dask.outside.pandas import exact_floats
 
 CHUNK_ENTRIES = 1 << 20  # entries of a Matrix Market file parsed at once
 BUCKET_ENTRIES = 2 << 20  # entries sorted in memory at once (16 bytes each)
@@ -123,7 +124,7 @@ def _entries(
             dtype={n: dtype[n] for n in names},
             na_filter=False,
             chunksize=CHUNK_ENTRIES,
-            float_precision="round_trip",
+            **exact_floats(),
         )
         for chunk in chunks:
             n = len(chunk)
@@ -366,7 +367,7 @@ def _table_chunks(f: Any, head: TableHead, delimiter: str | None, location: Loca
             keep_default_na=False,
             na_values=keep,
             chunksize=max(1, TABLE_BYTES // (8 * head.n_fields)),
-            float_precision="round_trip",
+            **exact_floats(),
             low_memory=False,
         )
     except (ValueError, pd.errors.ParserError) as e:

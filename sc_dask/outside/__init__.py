@@ -11,6 +11,7 @@ entry                               why                                         
 ``anndata.keep_class_in_views``     views make a plain Dask array of a lazy X                anndata keeps subclasses
 ``dask``: tasks                     ``dask._task_spec``, what graphs are made of             the names are public
 ``dask.has_sparse_blocks``          ``Array._meta`` tells what blocks are                    it has a public name
+``pandas.exact_floats``               ``float_precision``, deprecated in 3.1                   the floor is 3.1
 ``xarray``: lazy columns            ``xarray.core.indexing``, which its guide for backends   the names are public
                                     tells to use; extension arrays
 ``fsspec.reads_zip_behind_url``     older ones cannot, which is told                         the floor is 2026.9
