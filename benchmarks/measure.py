@@ -4,16 +4,32 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
+
+
+# Starts the command and waits for it. A process begins with the memory high-water mark of the one that starts it, so
+# this is a small one, not a test run of gigabytes.
+_LAUNCHER = """
+import json, os, sys, time
+start = time.perf_counter()
+pid = os.posix_spawnp(sys.argv[2], sys.argv[2:], os.environ, file_actions=[(os.POSIX_SPAWN_CLOSE, int(sys.argv[1]))])
+_, status, usage = os.wait4(pid, 0)
+figures = {"seconds": time.perf_counter() - start, "cpu_s": usage.ru_utime + usage.ru_stime, "maxrss": usage.ru_maxrss}
+os.write(int(sys.argv[1]), json.dumps(figures).encode())
+code = os.waitstatus_to_exitcode(status)
+if code < 0:
+    os.kill(os.getpid(), -code)
+sys.exit(code)
+"""
 
 
 @dataclass(frozen=True)
@@ -54,25 +70,39 @@ def run_command(
     options: Mapping[str, str] | None = None,
 ) -> Measured:
     """Run any command on so many threads and wait for it; after ``timeout_s`` it is killed, which is an error."""
-    start = time.perf_counter()
-    with subprocess.Popen(
-        list(command), env=_environment(n_threads) | dict(options or {}), stdout=subprocess.PIPE, text=True
-    ) as process:
+    told, tell = os.pipe()
+    launched = [sys.executable, "-I", "-S", "-c", _LAUNCHER, str(tell), *command]
+    with (
+        os.fdopen(told) as figures,
+        subprocess.Popen(
+            launched,
+            env=_environment(n_threads) | dict(options or {}),
+            stdout=subprocess.PIPE,
+            text=True,
+            pass_fds=[tell],
+            start_new_session=True,
+        ) as process,
+    ):
+        os.close(tell)
         assert process.stdout is not None
-        deadline = threading.Timer(timeout_s, process.kill)
+        deadline = threading.Timer(timeout_s, os.killpg, (process.pid, signal.SIGKILL))
         deadline.start()
-        out = process.stdout.read()
-        _, status, usage = os.wait4(process.pid, 0)
-        deadline.cancel()
-        process.returncode = os.waitstatus_to_exitcode(status)
-    seconds = time.perf_counter() - start
+        try:
+            out = process.stdout.read()
+            process.wait()
+        except BaseException:  # interrupted: what was started ends too
+            os.killpg(process.pid, signal.SIGKILL)
+            raise
+        finally:
+            deadline.cancel()
+        usage = json.loads(figures.read() or "{}")
     if process.returncode:
         raise JobError(name, process.returncode, out)
     unit = 1 if sys.platform == "darwin" else 1024
     report = _last_line(out)
     # a job that starts its high-water mark anew for every stage tells the highest of them itself
-    peak = max(usage.ru_maxrss * unit, int(report.get("peak_rss_bytes", 0)))
-    return Measured(name, seconds, usage.ru_utime + usage.ru_stime, peak, report)
+    peak = max(usage["maxrss"] * unit, int(report.get("peak_rss_bytes", 0)))
+    return Measured(name, usage["seconds"], usage["cpu_s"], peak, report)
 
 
 def _environment(n_threads: int) -> dict[str, str]:

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from sc_dask import cluster, config, datasets, errors, get, io, log, metrics, pipeline, pp, tl
+    from sc_dask.batching import batch
     from sc_dask.io.concat import concat
     from sc_dask.io.convert import convert
     from sc_dask.io.model import read_model
     from sc_dask.io.read import read
     from sc_dask.io.write import write
-    from sc_dask.together import batch
     from sc_dask.versions import print_versions
 
 __version__ = "0.1.0"
@@ -41,7 +41,7 @@ __all__ = [
 ]
 
 _FUNCTIONS = {
-    "batch": "sc_dask.together",
+    "batch": "sc_dask.batching",
     "concat": "sc_dask.io.concat",
     "convert": "sc_dask.io.convert",
     "print_versions": "sc_dask.versions",

@@ -16,7 +16,7 @@ from dask.utils import parse_bytes
 DEFAULTS: dict[str, Any] = {
     "memory": None,  # budget of one process, for instance "4GiB"; None: no limit is enforced
     "block-bytes": "48MiB",  # one decoded row block (csr: 8 bytes a non-zero)
-    "work-dir": None,  # where passes stage data; None: a temporary folder of this machine
+    "work-dir": None,  # for temporary folders; None: Dask's temporary-directory, or the system's, on a disk
     "stall-timeout-s": 900,  # a cluster job without one finished block for so long is given up
 }
 dask.config.update_defaults({"sc-dask": DEFAULTS})
@@ -33,14 +33,6 @@ def n_bytes(key: str) -> int | None:
     """Return an option that is a size, in bytes (``"4GiB"`` or an integer), or None when unset."""
     value = get(key)
     return None if value is None else int(parse_bytes(value))
-
-
-def work_dir() -> str | None:
-    """Return the folder for temporary files, made if need be; None: the system's own."""
-    folder = get("work-dir")
-    if folder is not None:
-        os.makedirs(folder, exist_ok=True)
-    return folder
 
 
 def n_threads() -> int:

@@ -50,6 +50,10 @@ class StoreError(ScDaskError):
     """A store is missing, unfinished (no commit mark), has missing chunks, or would be overwritten."""
 
 
+class TakenOverError(StoreError):
+    """Another process has begun to write at the same place of a bucket."""
+
+
 class MemoryBudgetError(ScDaskError):
     """No plan fits the memory budget; names what to change."""
 

@@ -1,7 +1,7 @@
 """The logger ``sc_dask`` and the running stage: what it read, how long it took, its peak memory.
 
 ``with stage("pca") as s: ...`` opens a stage; passes over X made inside are added to it by
-``sc_dask.array.run``. A front end (the pipeline, a notebook) listens by giving ``stage`` a
+``sc_dask.array.engine.run``. A front end (the pipeline, a notebook) listens by giving ``stage`` a
 ``listener``.
 """
 

@@ -16,10 +16,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from sc_dask.array import meeting
+from sc_dask import work
 from sc_dask.array.blocks import RowBlocks, restored
+from sc_dask.array.engine import batch
 from sc_dask.errors import InputError
-from sc_dask.outside.anndata import keep_class_in_views, make_actual, named_layers, subset_inplace
+from sc_dask.outside.anndata import (
+    keep_class_in_views,
+    make_actual,
+    named_layers,
+    subset_inplace,
+    write_lazy,
+    write_whole,
+)
 from sc_dask.tables import Column as Column  # tables are part of what slots are: one name for both
 from sc_dask.tables import HeldColumn as HeldColumn
 from sc_dask.tables import add_column, columns, is_lazy, load
@@ -33,6 +41,8 @@ if TYPE_CHECKING:
 
 
 keep_class_in_views(RowBlocks)
+write_lazy(RowBlocks)
+write_whole(work.replacing)
 
 
 @dataclass(frozen=True)
@@ -267,10 +277,10 @@ def write(adata: AnnData, writes: Mapping[tuple[str, str], Any], *, writer: str 
     for attr, key in writes:
         if not any(s.matches(attr, key) for s in declared):
             raise KeyError(f"slot {attr}[{key!r}] is not declared for {writer or 'any function'} in sc_dask/slots.py")
-    seat = meeting.seat()
-    if seat is not None and seat.may_write is not None:
+    participant = batch.participant()
+    if participant is not None and participant.may_write is not None:
         for attr, key in writes:
-            seat.may_write(attr, key)
+            participant.may_write(attr, key)
     make_actual(adata)
     for (attr, key), value in writes.items():
         _note(attr, key, value)

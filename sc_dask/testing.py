@@ -20,8 +20,8 @@ import scipy.sparse as sp
 from dask.base import tokenize
 
 from sc_dask import slots
-from sc_dask.array import run
 from sc_dask.array.blocks import RowBlocks, canonical_whole, from_source
+from sc_dask.array.engine import run
 from sc_dask.array.source import METER, Block, BlockSource, MemorySource
 from sc_dask.outside.anndata import named_layers
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from hypothesis.strategies import SearchStrategy
 
 
-class CountingSource:
+class CountingSource(BlockSource):
     """A `BlockSource` that counts how often each range of rows is read.
 
     Parameters
@@ -161,13 +161,13 @@ class Computes:
 @contextlib.contextmanager
 def compute_counter() -> Iterator[Computes]:
     """Count what sc_dask computes in the ``with`` block, in any thread."""
-    counted, execute = Computes(), run._execute
+    counted, execute = Computes(), run._run
 
-    def counting(dsk: Any, name: str, label: str, *where: Any) -> Any:
-        counted.labels.append(label)
-        return execute(dsk, name, label, *where)
+    def counting(executor: Any, job: Any) -> Any:
+        counted.labels.append(job.label)
+        return execute(executor, job)
 
-    with mock.patch.object(run, "_execute", counting):
+    with mock.patch.object(run, "_run", counting):
         yield counted
 
 

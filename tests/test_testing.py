@@ -10,8 +10,8 @@ import scipy.sparse as sp
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sc_dask.array import run
 from sc_dask.array.blocks import collect_rows
+from sc_dask.array.engine import run
 from sc_dask.array.source import METER, BlockSource
 from sc_dask.testing import CountingSource, compute_counter, count_matrices, lazy, row_bounds, source_of
 

@@ -74,8 +74,8 @@ def decode_own(path: str, n_threads: int) -> dict[str, Any]:
     """Make every row block of X; returns the number of stored values."""
     import sc_dask as sd
     from sc_dask import get
-    from sc_dask.array import run
     from sc_dask.array.blocks import Reduction, reduce_rows
+    from sc_dask.array.engine import run
 
     count: Reduction[int, int] = Reduction(_n_stored, _add)
     x = get.matrix(sd.read(path))

@@ -58,8 +58,8 @@ def _prepared(store: str, n_groups: int, n_rows: int | None) -> Any:
 def _run(adata: Any, name: str) -> None:
     import sc_dask as sd
     from sc_dask import get
-    from sc_dask.array import run
     from sc_dask.array.blocks import each_block
+    from sc_dask.array.engine import run
 
     if name == "decode":
         x = get.matrix(adata)

@@ -55,8 +55,8 @@ def _timed(call: Callable[[], Any]) -> dict[str, float]:
 def _decode(store: str) -> None:
     import sc_dask as sd
     from sc_dask import get
-    from sc_dask.array import run
     from sc_dask.array.blocks import each_block
+    from sc_dask.array.engine import run
 
     run.compute(each_block(_nothing, get.matrix(sd.read(store))))
 

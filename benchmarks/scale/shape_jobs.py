@@ -79,8 +79,8 @@ def graph(n_blocks: str) -> dict[str, Any]:
     import numpy as np
 
     from sc_dask import pp
-    from sc_dask.array import passes
     from sc_dask.array.blocks import from_source
+    from sc_dask.array.engine import passes
 
     n, rows, made = int(n_blocks), 4, []
     build = passes.graph

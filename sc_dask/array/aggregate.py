@@ -7,15 +7,15 @@ from collections.abc import Collection
 import numpy as np
 
 from sc_dask import config
-from sc_dask.array import run
 from sc_dask.array.blocks import Reduction, RowBlocks, collect_rows, each_block, reduce_rows
+from sc_dask.array.engine import run, segments
 from sc_dask.array.source import Block
 from sc_dask.kernels import aggregate as kernels
 from sc_dask.log import logger
 
 DEFAULT_BYTES = 1 << 30  # for a state, and for the values that medians want, where no budget is set
 SUMS: Reduction[kernels.Sums, kernels.Totals] = Reduction(
-    kernels.sums, kernels.merge, kernels.finish, update=kernels.update, absorb=kernels.absorb
+    kernels.sums, kernels.merge, kernels.finish, updated_copy=kernels.update, update_inplace=kernels.absorb
 )
 
 
@@ -43,13 +43,13 @@ def of_rows(
     group's cells have.
     """
     codes = np.asarray(codes, np.int32)
-    lanes = max(1, min(run.n_workers(), x.expression.n_blocks))
-    per_gene = 8 * max(n_groups, 1) * (kernels.depth_of(wanted) + 1) * (lanes + 1)
+    held = segments.states_held(x.expression.n_blocks, run.n_workers())
+    per_gene = 8 * max(n_groups, 1) * (kernels.depth_of(wanted) + 1) * (held + 1)
     width = max(1, _budget() // per_gene)
     tiles = [np.arange(lo, min(lo + width, x.shape[1])) for lo in range(0, max(x.shape[1], 1), width)]
     if len(tiles) > 1:
         logger.info("aggregates of %d groups: %d passes, %d genes each", n_groups, len(tiles), width)
-    found = [_tile(x.pick_cols(cols), codes, n_groups, wanted, dof) for cols in tiles]
+    found = [_tile(x.select_columns(cols), codes, n_groups, wanted, dof) for cols in tiles]
     if len(found) == 1:
         return found[0]
     return {f: np.concatenate([part[f] for part in found], axis=1) for f in found[0]}
@@ -84,7 +84,7 @@ def _medians(x: RowBlocks, codes: np.ndarray, totals: kernels.Totals, n: np.ndar
     for cols in tiles:
         open_ = wanted[:, cols]
         places, *numbers = kernels.needed(totals.picked(cols), n, open_)
-        lazy = each_block(kernels.collect, x.pick_cols(cols), codes, places=places)
+        lazy = each_block(kernels.collect, x.select_columns(cols), codes, places=places)
         part = out[:, cols]
         part[open_] = kernels.select(run.compute(lazy, label="medians"), *numbers)
         out[:, cols] = part

@@ -16,9 +16,9 @@ import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
-from sc_dask import config
-from sc_dask.array import run
+from sc_dask import blas, config
 from sc_dask.array.blocks import RowBlocks, collect_rows
+from sc_dask.array.engine import run
 from sc_dask.array.hvg import group_moments
 from sc_dask.errors import InputError
 from sc_dask.kernels.annotate import sampled, scaled
@@ -123,7 +123,7 @@ def train(
     ``n_top_genes``.
     """
     cells = _opened(x, codes, n_classes, genes, check, schedule)
-    with run.blas_threads(1):
+    with blas.one_thread():
         return _trained(cells, method, n_top_genes, schedule, penalty)
 
 
@@ -159,7 +159,7 @@ def _opened(
         held = None
         if check:
             _drawn(x, rows[:_N_FIRST], genes, check)
-        m = group_moments(x.pick_cols(genes), np.where(codes >= 0, 0, -1).astype(np.int32))
+        m = group_moments(x.select_columns(genes), np.where(codes >= 0, 0, -1).astype(np.int32))
     kept = np.flatnonzero(m.nnz[0] > 0)
     if not kept.size:
         raise InputError("no labelled cell has any of the genes", "cells that express genes")
@@ -183,12 +183,12 @@ def _lookup(which: NDArray[np.int64], n: int) -> NDArray[np.int32]:
 
 def _drawn(x: RowBlocks, rows: NDArray[np.int64], genes: NDArray[np.int64], check: bool = False) -> sp.csr_matrix:
     """Read some genes of some cells into memory: one pass."""
-    x = x.pick_rows(rows)
+    x = x.select_rows(rows)
     options: dict[str, Any] = {}
     if check:  # all genes are needed
         options = {"lookup": _lookup(genes, x.shape[1]), "n_genes": len(genes), "check": True}
     else:
-        x = x.pick_cols(genes)
+        x = x.select_columns(genes)
     return run.compute(collect_rows(sampled, x, **options), label="sample")
 
 

@@ -13,6 +13,7 @@ same X in one ``compute`` is done in one pass.
 
 from __future__ import annotations
 
+import html
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Generic, TypeVar
@@ -24,8 +25,9 @@ from dask.base import tokenize
 from dask.highlevelgraph import HighLevelGraph
 
 from sc_dask import config
+from sc_dask.array import numpy_like
 from sc_dask.array.chunks import cut_dense, cut_rows
-from sc_dask.array.expr import BlockArgs, Expr, Plan, RowVector, Step, evaluate, named
+from sc_dask.array.expr import BlockArgs, Expr, Plan, Role, RowVector, Step, evaluate, named
 from sc_dask.array.layer import (
     PREFIX,
     ExprLayer,
@@ -103,6 +105,11 @@ class RowBlocks(da.Array):  # type: ignore[misc]
 
     def __getitem__(self, index: Any) -> Any:
         key = index if isinstance(index, tuple) else (index,)
+        if len(key) <= 2 and layer_of(self) is not None and any(isinstance(k, int | np.integer) for k in key):
+            few = tuple(_one(k, n) for k, n in zip((*key, slice(None))[:2], self.shape, strict=True))
+            return numpy_like.dense(self[few])[
+                tuple(0 if isinstance(k, int | np.integer) else slice(None) for k in key)
+            ]
         if layer_of(self) is None or len(key) > 2 or any(k is None or k is Ellipsis for k in key):
             return super().__getitem__(index)
         rows = _positions(key[0], self.shape[0])
@@ -112,24 +119,99 @@ class RowBlocks(da.Array):  # type: ignore[misc]
             return from_array(out) if out.ndim == 2 else out
         x = self
         if not _is_all(cols):
-            x = x.pick_cols(np.arange(self.shape[1])[cols] if isinstance(cols, slice) else cols)
+            x = x.select_columns(np.arange(self.shape[1])[cols] if isinstance(cols, slice) else cols)
         if not _is_all(rows):
-            x = x.pick_rows(np.arange(self.shape[0])[rows] if isinstance(rows, slice) else rows)
+            x = x.select_rows(np.arange(self.shape[0])[rows] if isinstance(rows, slice) else rows)
         return x
 
-    def pick_rows(self, positions: np.ndarray) -> RowBlocks:
+    # -- as numpy and scipy have it
+
+    def __array__(self, dtype: Any = None, copy: Any = None, **kwargs: Any) -> np.ndarray:
+        if layer_of(self) is None:
+            return np.asarray(super().__array__(dtype, **kwargs))
+        return numpy_like.to_ndarray(self, dtype)
+
+    def __array_function__(self, func: Any, types: Any, args: Any, kwargs: Any) -> Any:
+        if func is np.ravel and self.expression.is_sparse:  # AnnData.obs_vector
+            return np.ravel(numpy_like.to_ndarray(self))
+        if func in numpy_like.METHODS and isinstance(args[0], RowBlocks):
+            return getattr(args[0], numpy_like.METHODS[func])(*args[1:], **kwargs)
+        return super().__array_function__(func, types, args, kwargs)
+
+    def __array_ufunc__(self, numpy_ufunc: Any, method: Any, *inputs: Any, **kwargs: Any) -> Any:
+        if numpy_ufunc is np.matmul and method == "__call__" and not kwargs:
+            left, right = inputs
+            return left.__matmul__(right) if isinstance(left, RowBlocks) else right.__rmatmul__(left)
+        return super().__array_ufunc__(numpy_ufunc, method, *inputs, **kwargs)
+
+    def toarray(self) -> np.ndarray:
+        """Return all values as an ndarray, if it fits into memory. Passes: 1."""
+        return numpy_like.to_ndarray(self)
+
+    def to_memory(self) -> Any:
+        """Return all of it as it is: a csr_matrix, or an ndarray where it is dense. Passes: 1."""
+        return numpy_like.to_sparse(self)
+
+    def sum(self, axis: Any = None, dtype: Any = None, keepdims: bool = False, **kwargs: Any) -> da.Array:  # type: ignore[override]
+        """Return sums, lazily, as ``numpy.sum``; those of floats are added up in float64."""
+        if not self.expression.is_sparse or kwargs:
+            return numpy_like.dense(self).sum(axis=axis, dtype=dtype, keepdims=keepdims, **kwargs)
+        return numpy_like.total(self, axis, keepdims, dtype)
+
+    def mean(self, axis: Any = None, dtype: Any = None, keepdims: bool = False, **kwargs: Any) -> da.Array:  # type: ignore[override]
+        """Return means, lazily, as ``numpy.mean``."""
+        if not self.expression.is_sparse or kwargs:
+            return numpy_like.dense(self).mean(axis=axis, dtype=dtype, keepdims=keepdims, **kwargs)
+        return numpy_like.mean(self, axis, keepdims, dtype)
+
+    def max(self, axis: Any = None, keepdims: bool = False, **kwargs: Any) -> da.Array:  # type: ignore[override]
+        """Return the largest values, lazily, as ``numpy.max``."""
+        if not self.expression.is_sparse or kwargs:
+            return numpy_like.dense(self).max(axis=axis, keepdims=keepdims, **kwargs)
+        return numpy_like.extreme(self, "max", axis, keepdims)
+
+    def min(self, axis: Any = None, keepdims: bool = False, **kwargs: Any) -> da.Array:  # type: ignore[override]
+        """Return the smallest values, lazily, as ``numpy.min``."""
+        if not self.expression.is_sparse or kwargs:
+            return numpy_like.dense(self).min(axis=axis, keepdims=keepdims, **kwargs)
+        return numpy_like.extreme(self, "min", axis, keepdims)
+
+    def __matmul__(self, other: Any) -> da.Array:
+        return numpy_like.matmul(self, other)
+
+    def __rmatmul__(self, other: Any) -> da.Array:
+        return numpy_like.matmul_left(self, other)
+
+    def __repr__(self) -> str:
+        layer = layer_of(self)
+        if layer is None:
+            return str(super().__repr__())
+        e = layer.expression
+        kind = "csr" if e.is_sparse else "dense"
+        steps = ", ".join(step.role or step.kernel.__name__.strip("_") for step in e.steps)
+        waiting = f"; steps: {steps}" if steps else ""
+        return f"<lazy X: {e.shape[0]:,} x {e.shape[1]:,} {kind} {e.dtype}, {e.n_blocks} blocks{waiting}>"
+
+    def _repr_html_(self) -> str:
+        return f"<pre>{html.escape(repr(self))}</pre>"
+
+    # -- selections
+
+    def select_rows(self, positions: np.ndarray) -> RowBlocks:
         """Keep rows at increasing positions, repeats allowed; row facts follow, column facts go."""
         if len(positions) == self.shape[0] and bool((np.diff(positions) == 1).all()):
             return self
         facts = Facts(rows={k: v[positions] for k, v in self.facts.rows.items()})
-        return RowBlocks(self.expression.pick_rows(np.asarray(positions, np.int64)), facts)
+        return RowBlocks(self.expression.select_rows(np.asarray(positions, np.int64)), facts)
 
-    def pick_cols(self, cols: np.ndarray) -> RowBlocks:
+    def select_columns(self, cols: np.ndarray) -> RowBlocks:
         """Keep columns; column facts follow, row facts go."""
         cols = np.asarray(cols, np.int64)
         if len(cols) == self.shape[1] and (cols == np.arange(len(cols))).all():
             return self
-        return RowBlocks(self.expression.pick_cols(cols), Facts(cols={k: v[cols] for k, v in self.facts.cols.items()}))
+        return RowBlocks(
+            self.expression.select_columns(cols), Facts(cols={k: v[cols] for k, v in self.facts.cols.items()})
+        )
 
     def rebounded(self, bounds: np.ndarray) -> RowBlocks:
         """Cut the same rows at other places; needs a source that can read any range of rows."""
@@ -177,6 +259,15 @@ def _positions(index: Any, n: int) -> Any:
                 raise IndexError(f"index out of range for an axis of length {n}")
             return index
     return None
+
+
+def _one(index: Any, n: int) -> Any:
+    """Return the position of one row or column as a selection; anything else as it is."""
+    if not isinstance(index, int | np.integer):
+        return index
+    if not -n <= index < n:
+        raise IndexError(f"index {index} is out of range for an axis of length {n}")
+    return np.array([index % n])
 
 
 def _is_all(index: Any) -> bool:
@@ -255,7 +346,7 @@ def _selection(x: da.Array) -> RowBlocks | None:
         if found is None or not _increasing(found[1]):
             return None
         layer, rows, cols = found
-        made = RowBlocks(layer.expression, layer.facts, layer.name).pick_cols(cols).pick_rows(rows)
+        made = RowBlocks(layer.expression, layer.facts, layer.name).select_columns(cols).select_rows(rows)
         known = remember(layer, x.name, made.expression, made.facts)
     return RowBlocks(*known)
 
@@ -287,21 +378,21 @@ class Reduction(Generic[S, T]):
         ``merge(state, state) -> state``: associative; must not change its arguments.
     finalize
         ``finalize(state) -> answer``, on the driver.
-    update
-        ``update(state, b, *row_vectors, **const) -> state``: optional faster ``merge(state, block(b))``;
+    updated_copy
+        ``updated_copy(state, b, *row_vectors, **const) -> state``: optional faster ``merge(state, block(b))``;
         must not change its state.
-    absorb
-        The same, but may change the state: used where no task is ever run twice, that is without a cluster.
-    state_bytes
-        Size of one state, for the memory plan.
+    update_inplace
+        The same, but may change the state: used where nobody else has seen it.
+    merge_inplace
+        ``merge``, but may change both states; the same digits.
     """
 
     block: Callable[..., S]
     merge: Callable[[S, S], S]
     finalize: Callable[[S], T] = lambda s: s  # type: ignore[assignment,return-value]
-    update: Callable[..., S] | None = None
-    absorb: Callable[..., S] | None = None
-    state_bytes: int = 0
+    updated_copy: Callable[..., S] | None = None
+    update_inplace: Callable[..., S] | None = None
+    merge_inplace: Callable[[S, S], S] | None = None
 
 
 @dataclass(frozen=True)
@@ -313,18 +404,20 @@ class Lazy(Generic[T]):
     kind: str  # "reduce", "fold", "scan", "rows" or "blocks"
     rows: tuple[np.ndarray, ...] = ()
     const: Mapping[str, Any] = field(default_factory=dict)
-    ahead: int = 0  # the kernel takes the block as it is before so many last steps, and the next step's row vectors
+    before_last: int = (
+        0  # the kernel takes the block as it is before so many last steps, and the next step's row vectors
+    )
 
 
-def ahead(lazy: Lazy[T], n_steps: int = 1) -> Lazy[T]:
+def before_last_steps(lazy: Lazy[T], n_steps: int = 1) -> Lazy[T]:
     """Let a kernel do the last step itself, or do without it: ``kernel(block, *step_vectors, *rows, **const)``.
 
     It sees the block as it is before that step, or before the last ``n_steps``. Whatever else is asked of the same X
     shares the pass.
     """
     if len(lazy.x.expression.steps) < n_steps:
-        raise ValueError(f"there are no {n_steps} steps to go ahead of")
-    return replace(lazy, ahead=n_steps)
+        raise ValueError(f"there are no {n_steps} steps before which to stop")
+    return replace(lazy, before_last=n_steps)
 
 
 def _checked(x: RowBlocks, rows: tuple[Any, ...]) -> tuple[np.ndarray, ...]:
@@ -345,14 +438,15 @@ def map_rows(
     columnwise: bool = False,
     keeps_pattern: bool = False,
     by_col: tuple[str, ...] = (),
+    role: Role = "",
     **const: Any,
 ) -> RowBlocks:
     """Return ``kernel(block, *row_vectors, **const)`` of every block as a lazy matrix with the same rows.
 
     ``columnwise=True`` promises that a value depends on its own column (and the row vectors) alone,
     ``keeps_pattern=True`` that a csr block keeps its ``indices`` and ``indptr``; ``by_col`` names the constants that
-    hold a value per column. Blocks that become dense are cut as fine as the byte budget asks.
-    No pass; the facts of ``x`` do not carry over, since values change.
+    hold a value per column; ``role`` is that of the step. Blocks that become dense are cut as fine as the byte budget
+    asks. No pass; the facts of ``x`` do not carry over, since values change.
     """
     vectors = tuple(r if isinstance(r, RowVector) else RowVector(_checked(x, (r,))[0]) for r in rows)
     step = Step(
@@ -366,12 +460,13 @@ def map_rows(
         columnwise,
         keeps_pattern,
         by_col,
+        role,
     )
     return RowBlocks(x.expression.then(step))
 
 
 def reduce_rows(red: Reduction[S, T], x: RowBlocks, *rows: np.ndarray, **const: Any) -> Lazy[T]:
-    """Describe a reduction over all blocks in any order."""
+    """Describe a reduction over all blocks."""
     return Lazy(x, red, "reduce", _checked(x, rows), const)
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from sc_dask.array import hvg, run
+from sc_dask.array import hvg
 from sc_dask.array.blocks import Reduction, RowBlocks, map_rows, reduce_rows
+from sc_dask.array.engine import run
 from sc_dask.array.source import Block
 from sc_dask.errors import InputError
 from sc_dask.kernels.combat import Adjustment, adjust, fit, products

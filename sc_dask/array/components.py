@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from sc_dask import config
-from sc_dask.array import run
-from sc_dask.array.blocks import Reduction, RowBlocks, ahead, collect_rows, scan_rows
+from sc_dask.array.blocks import Reduction, RowBlocks, before_last_steps, collect_rows, scan_rows
+from sc_dask.array.engine import run
 from sc_dask.array.gram import becomes_dense, in_tiles, tiles_of
 from sc_dask.array.regress_out import correction_of
 from sc_dask.array.source import Block
@@ -18,7 +16,6 @@ from sc_dask.errors import InputError
 from sc_dask.kernels.gram import project
 from sc_dask.kernels.regress_out import corrected_scores
 
-_ONE_THREAD_GENES = 4000
 _ROWS = 4096  # of the scores at a time
 
 
@@ -30,15 +27,6 @@ class PCA:
     components: np.ndarray
     variance: np.ndarray
     variance_ratio: np.ndarray
-
-
-def threads_for(n_genes: int) -> AbstractContextManager[None]:
-    """Keep BLAS to one thread up to some thousand genes.
-
-    More only spin in eigenvalue problems of that size (2,000 genes on two busy cores, eigenvectors: 1.4 s against 7 s;
-    all of ``randomized``: 1.8 s of CPU against 5.7 s), and one gives the same digits everywhere.
-    """
-    return run.blas_threads(1 if n_genes <= _ONE_THREAD_GENES else config.n_threads())
 
 
 def signed(components: np.ndarray) -> np.ndarray:
@@ -80,7 +68,7 @@ def scores_of(x: RowBlocks, components: np.ndarray, mean: np.ndarray | None, dty
         )
     elif becomes_dense(x):
         whole, how = in_tiles(x)
-        lazy = ahead(collect_rows(_tile_scores, whole, basis=basis, offset=offset, dtype=dtype, **how))
+        lazy = before_last_steps(collect_rows(_tile_scores, whole, basis=basis, offset=offset, dtype=dtype, **how))
     else:
         lazy = collect_rows(project, x, components=basis, offset=offset, dtype=dtype)
     return run.compute(lazy, label="scores")

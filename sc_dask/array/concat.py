@@ -16,7 +16,7 @@ from dask.base import tokenize
 
 from sc_dask.array.blocks import RowBlocks, from_source
 from sc_dask.array.chunks import cut_dense, default_block_bytes
-from sc_dask.array.expr import BlockArgs, Expr, Plan, Step, column_pick, evaluate
+from sc_dask.array.expr import BlockArgs, Expr, Plan, Step, column_selection, evaluate
 from sc_dask.array.layer import Facts, ForeignSource
 from sc_dask.array.source import METER, Block, BlockSource, MemorySource
 from sc_dask.errors import InputError
@@ -33,7 +33,7 @@ class Piece:
 
 
 @dataclass(frozen=True, eq=False)
-class Plans:
+class Plans(BlockSource):
     """What all tasks share of the parts."""
 
     plans: tuple[Plan, ...]
@@ -42,9 +42,8 @@ class Plans:
     is_sparse: bool
     token: str
 
-    def join(self, pieces: Sequence[Piece]) -> Block:
-        """Make the pieces and stack them."""
-        blocks = [evaluate(self.plans[p.part], p.args, p.block) for p in pieces]
+    def join(self, payload: Sequence[Piece]) -> Block:
+        blocks = [evaluate(self.plans[p.part], p.args, p.block) for p in payload]
         return stack(blocks, self.shape[1], self.dtype, is_sparse=self.is_sparse)
 
     def read(self, start: int, stop: int) -> Block:
@@ -52,7 +51,7 @@ class Plans:
 
 
 @dataclass(frozen=True, eq=False)
-class ConcatSource:
+class ConcatSource(BlockSource):
     """Rows of many lazy matrices below each other; ``starts`` (int64, n_parts + 1) says where each begins."""
 
     parts: tuple[Expr, ...]
@@ -83,11 +82,11 @@ class ConcatSource:
         return sum(p.n_source_rows for p in self.parts)
 
     def shared(self) -> Plans:
-        """Return what all tasks share, to which `given` adds what one of them needs."""
+        """Return what all tasks share, to which `payload` adds what one of them needs."""
         plans = tuple(Plan(None, p.plan().kernels) if _in_memory(p) else p.plan() for p in self.parts)
         return Plans(plans, self.shape, self.dtype, self.is_sparse, self.token)
 
-    def given(self, start: int, stop: int) -> tuple[Piece, ...]:
+    def payload(self, start: int, stop: int) -> tuple[Piece, ...]:
         """Return what the task of rows ``start:stop`` takes along. Rows in memory are looked at, not copied."""
         pieces = []
         first = max(int(np.searchsorted(self.starts, start, side="right")) - 1, 0)
@@ -104,7 +103,7 @@ class ConcatSource:
         return tuple(pieces)
 
     def read(self, start: int, stop: int) -> Block:
-        return self.shared().join(self.given(start, stop))
+        return self.shared().join(self.payload(start, stop))
 
 
 def _in_memory(expr: Expr) -> bool:
@@ -136,7 +135,7 @@ class Part:
 
 
 @dataclass(frozen=True)
-class NothingSource:
+class NothingSource(BlockSource):
     """Rows that no part holds: no columns, to which a pick of columns adds filled ones."""
 
     n_obs: int
@@ -211,7 +210,7 @@ class _Steps:
         n_below, is_sparse = expr.shape[1], expr.is_sparse
         key = (cols.tobytes(), n_below, dtype, is_sparse, fill)
         if key not in self._made:
-            self._made[key] = column_pick(cols, n_below, dtype, is_sparse, fill)
+            self._made[key] = column_selection(cols, n_below, dtype, is_sparse, fill)
         return self._made[key]
 
     def cast(self, expr: Expr, dtype: np.dtype[Any]) -> Step:
@@ -238,7 +237,7 @@ def _placed(part: Part, n_vars: int, fill: float, is_sparse: bool, steps: _Steps
     if expr.shape[1] == 0 or (cols < 0).any():
         return expr.then(steps.columns(expr, cols, _filled_type(expr, fill), fill))
     if expr.steps:
-        return expr.pick_cols(cols)
+        return expr.select_columns(cols)
     return expr.then(steps.columns(expr, cols, expr.dtype, None))
 
 

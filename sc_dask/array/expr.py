@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from dask.base import tokenize
@@ -97,6 +97,9 @@ class RowVector:
         return RowVector(None, self.kernel, self.const, parent=(self, rows), name=name)
 
 
+Role = Literal["", "scaling", "logarithm", "logarithm of scaled", "correction"]
+
+
 def named(kernel: Callable[..., Any], const: Mapping[str, Any]) -> str:
     """Return a name of a kernel with its constants."""
     code = f"{kernel.__module__}.{kernel.__qualname__}" if "<" not in kernel.__qualname__ else tokenize(kernel)
@@ -110,7 +113,8 @@ class Step:
     ``columnwise`` says that each value of the result depends on its own column alone, given the
     row vectors, so that a choice of columns may be made before instead of after. ``by_col`` names the constants that
     hold a value per column (along their last axis), of which such a choice takes its own. ``keeps_pattern`` says that
-    the result of a csr block has the same ``indices`` and ``indptr``.
+    the result of a csr block has the same ``indices`` and ``indptr``. ``role`` says what the step is for those that
+    can do it in a better way of their own.
     """
 
     kernel: Callable[..., Block]
@@ -123,6 +127,7 @@ class Step:
     columnwise: bool = False
     keeps_pattern: bool = False
     by_col: tuple[str, ...] = ()
+    role: Role = ""
 
     @property
     def name(self) -> str:
@@ -150,7 +155,7 @@ class Step:
 
 
 @dataclass(frozen=True, eq=False)
-class ColumnPick(Step):
+class ColumnSelection(Step):
     """The step that keeps some columns, in a given order; -1 stands for a new column of ``fill``."""
 
     cols: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
@@ -162,10 +167,10 @@ class ColumnPick(Step):
         lookup = self.const["lookup"]
         return self.fill == 0 and lookup is not None and bool((lookup >= 0).all())
 
-    def picked(self, cols: np.ndarray, n_below: int) -> ColumnPick:
+    def picked(self, cols: np.ndarray, n_below: int) -> ColumnSelection:
         """Return the step that does this pick of ``n_below`` columns and then another."""
         fill = self.fill if self.kernel is place_cols else None
-        return column_pick(self.cols[cols], n_below, self.dtype, self.is_sparse, fill)
+        return column_selection(self.cols[cols], n_below, self.dtype, self.is_sparse, fill)
 
 
 def _pick_columns(block: Block, *, lookup: np.ndarray | None, cols: np.ndarray) -> Block:
@@ -175,20 +180,22 @@ def _pick_columns(block: Block, *, lookup: np.ndarray | None, cols: np.ndarray) 
     return take_cols(block, lookup, len(cols))
 
 
-def column_pick(
+def column_selection(
     cols: np.ndarray, n_vars: int, dtype: np.dtype[Any], is_sparse: bool, fill: float | None = None
-) -> ColumnPick:
+) -> ColumnSelection:
     """Return the step that keeps ``cols`` (positions) of ``n_vars`` columns.
 
     With ``fill``, -1 among ``cols`` is a new column of that value, and values become ``dtype``.
     """
     if fill is None:
         const = {"lookup": col_lookup(cols, n_vars), "cols": cols}
-        return ColumnPick(_pick_columns, f"cols-{tokenize(cols)}", dtype, len(cols), is_sparse, const=const, cols=cols)
+        return ColumnSelection(
+            _pick_columns, f"cols-{tokenize(cols)}", dtype, len(cols), is_sparse, const=const, cols=cols
+        )
     lookup = place_lookup(cols, n_vars)
     filled: dict[str, Any] = {"lookup": lookup, "cols": cols, "fill": fill, "dtype": dtype}
     token = f"cols-{tokenize(cols, fill, dtype.str)}"
-    return ColumnPick(place_cols, token, dtype, len(cols), is_sparse, const=filled, cols=cols, fill=fill)
+    return ColumnSelection(place_cols, token, dtype, len(cols), is_sparse, const=filled, cols=cols, fill=fill)
 
 
 @dataclass(frozen=True, eq=False)
@@ -203,14 +210,14 @@ class Plan:
 class BlockArgs:
     """What one task needs besides the plan: source rows, which of them stay, and its slice of each row vector.
 
-    ``given`` is what a source made of others (`sc_dask.array.concat`) has its task take along.
+    ``payload`` is what a source made of others (`sc_dask.array.concat`) has its task take along.
     """
 
     start: int
     stop: int
     rows: np.ndarray | None
     vectors: tuple[tuple[np.ndarray | None, ...], ...]
-    given: Any = None
+    payload: Any = None
 
 
 Found = dict[tuple[int, int], Vector]  # row vectors that had to be taken from a block, by (step, position)
@@ -227,8 +234,8 @@ def read_block(plan: Plan, args: BlockArgs, block: Block | None = None) -> Block
     if block is None:
         if plan.source is None:
             raise ValueError("a plan without a source needs its block")
-        source: Any = plan.source
-        block = source.read(args.start, args.stop) if args.given is None else source.join(args.given)
+        source = plan.source
+        block = source.read(args.start, args.stop) if args.payload is None else source.join(args.payload)
     else:
         METER.add(rows=args.stop - args.start)
     return block if args.rows is None else take_rows(block, args.rows)
@@ -289,13 +296,27 @@ class Expr:
         return self.steps[-1].is_sparse if self.steps else self.source.is_sparse
 
     @property
+    def last(self) -> Step | None:
+        """The last step; None where there is none."""
+        return self.steps[-1] if self.steps else None
+
+    def ends_with(self, role: Role) -> bool:
+        """Tell whether the last step has this role."""
+        return bool(self.steps) and self.steps[-1].role == role
+
+    @property
+    def is_as_stored(self) -> bool:
+        """Whether it is the source itself: no rows or columns were selected, no values changed."""
+        return not self.steps and self.rows is None
+
+    @property
     def n_blocks(self) -> int:
         return len(self.bounds) - 1
 
     @property
     def n_source_rows(self) -> int:
         """Rows that stand behind, picked or not: what a whole pass reads."""
-        return int(getattr(self.source, "n_source_rows", self.source.shape[0]))
+        return self.source.n_source_rows
 
     def token(self) -> str:
         """A digest of all that decides the values, and of where the rows are cut."""
@@ -304,26 +325,21 @@ class Expr:
     def plan(self) -> Plan:
         """Return what all blocks share."""
         kernels = tuple((s.kernel, dict(s.const), tuple((r.kernel, r.const) for r in s.rows)) for s in self.steps)
-        source = self.source.shared() if hasattr(self.source, "shared") else self.source
-        return Plan(source, kernels)
+        return Plan(self.source.shared(), kernels)
 
     def args(self, start: int, stop: int) -> BlockArgs:
         """Return what the task for rows ``start:stop`` of the result needs."""
         vectors = tuple(tuple(None if (v := r.values) is None else v[start:stop] for r in s.rows) for s in self.steps)
         if self.rows is None or start == stop:
-            return BlockArgs(start, stop, None, vectors, self._given(start, stop))
+            return BlockArgs(start, stop, None, vectors, self.source.payload(start, stop))
         picked = self.rows[start:stop]
         lo, hi = int(picked[0]), int(picked[-1]) + 1
-        if hasattr(self.source, "align"):  # a source that hands out whole blocks only
-            lo, hi = self.source.align(lo, hi)
+        lo, hi = self.source.whole_block(lo, hi) or (lo, hi)
         all_once = hi - lo == stop - start and bool((np.diff(picked) == 1).all())
         local = None if all_once else (picked - lo).astype(np.int32)
-        return BlockArgs(lo, hi, local, vectors, self._given(lo, hi))
+        return BlockArgs(lo, hi, local, vectors, self.source.payload(lo, hi))
 
-    def _given(self, start: int, stop: int) -> Any:
-        return self.source.given(start, stop) if hasattr(self.source, "given") else None
-
-    def pick_rows(self, positions: np.ndarray) -> Expr:
+    def select_rows(self, positions: np.ndarray) -> Expr:
         """Keep rows at increasing positions, repeats allowed; blocks stay where they were, empty ones go."""
         source_rows = positions if self.rows is None else self.rows[positions]
         bounds = np.unique(np.searchsorted(positions, self.bounds if self.coarse is None else self.coarse))
@@ -332,18 +348,18 @@ class Expr:
         steps = tuple(replace(s, rows=tuple(r.pick(positions) for r in s.rows)) if s.rows else s for s in self.steps)
         return Expr(self.source, bounds.astype(np.int64), source_rows, steps)._fitted()
 
-    def pick_cols(self, cols: np.ndarray) -> Expr:
+    def select_columns(self, cols: np.ndarray) -> Expr:
         """Keep columns at ``cols``, as early in the chain as gives the same result."""
         at = len(self.steps)
         while at and self.steps[at - 1].lets_columns_pass:
             at -= 1
         before, after = self.steps[:at], self.steps[at:]
-        if before and isinstance(before[-1], ColumnPick):
+        if before and isinstance(before[-1], ColumnSelection):
             last, before = before[-1], before[:-1]
             step = last.picked(cols, replace(self, steps=before).shape[1])
         else:
             below = replace(self, steps=before)
-            step = column_pick(cols, below.shape[1], below.dtype, below.is_sparse)
+            step = column_selection(cols, below.shape[1], below.dtype, below.is_sparse)
         names = [s.name for s in self.steps] if after else []
         moved = (s.of_columns(cols).moved(names[: at + i]) for i, s in enumerate(after))
         return replace(self, steps=(*before, step, *moved))._fitted()
@@ -364,7 +380,7 @@ class Expr:
     def _fitted(self) -> Expr:
         """Cut blocks as fine as their width asks once a step has made them dense; without such a step, as before it."""
         coarse = self.bounds if self.coarse is None else self.coarse
-        if self.is_sparse or not self.source.is_sparse or hasattr(self.source, "align"):  # whole blocks only: as cut
+        if self.is_sparse or not self.source.is_sparse or self.source.whole_block(0, 0):  # whole blocks only: as cut
             return self.uncut()
         rows = max(1, default_block_bytes() // max(1, self.shape[1] * self.dtype.itemsize))
         return replace(self, bounds=cut_finer(coarse, rows), coarse=coarse)

@@ -16,6 +16,7 @@ from typing import Any
 import google_crc32c
 import numpy as np
 
+from sc_dask import work
 from sc_dask.array.source import METER, Block
 from sc_dask.errors import StoreError
 from sc_dask.kernels.transpose import by_gene, by_unit
@@ -45,7 +46,7 @@ def write(block: Block, path: Path, n_units: int) -> None:
     n_obs, n_vars = block.shape
     bounds, cells, values = by_unit(block, n_units)
     table, at = np.zeros(n_units, _ENTRY), _HEADER.size + n_units * _ENTRY.itemsize + 4
-    partial = path.with_suffix(f".partial-{os.getpid()}")
+    partial = work.partial(path)
     codec = _codec()
     try:
         with partial.open("wb") as f:

@@ -15,9 +15,7 @@ import fcntl
 import json
 import os
 import shutil
-import tempfile
 import warnings
-import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields, is_dataclass
@@ -28,17 +26,19 @@ from typing import Any
 import numpy as np
 import scipy.sparse as sp
 
-from sc_dask import config
-from sc_dask.array import gene_files, run
+from sc_dask import config, work
+from sc_dask.array import gene_files
 from sc_dask.array.blocks import Reduction, RowBlocks, each_block, reduce_rows
 from sc_dask.array.chunks import default_block_bytes
+from sc_dask.array.engine import run
+from sc_dask.array.engine.join import join
 from sc_dask.array.expr import Expr
-from sc_dask.array.join import join
-from sc_dask.array.normalize import factors, scale_log1p, scale_to
+from sc_dask.array.normalize import factors
 from sc_dask.array.source import Block, MemorySource
 from sc_dask.errors import ScDaskWarning
 from sc_dask.kernels import normalize as plain
 from sc_dask.kernels import transpose
+from sc_dask.work import WorkFolder
 
 KEPT = 2  # gene-major copies of this process, or in one work-dir
 _PREFIX, _LAYOUT = "sc-dask-genes-", "layout.json"
@@ -76,10 +76,10 @@ def map_cols(
     """
     cols = np.arange(x.shape[1]) if cols is None else np.asarray(cols)
     if isinstance(x.expression.source, MemorySource) or (run.client() is not None and config.get("work-dir") is None):
-        return _gathered(kernel, x if len(cols) == x.shape[1] else x.pick_cols(cols), label, const)
+        return _gathered(kernel, x if len(cols) == x.shape[1] else x.select_columns(cols), label, const)
     found = _found(x)
     if found is None and len(cols) < x.shape[1]:
-        x, cols = x.pick_cols(cols), np.arange(len(cols))
+        x, cols = x.select_columns(cols), np.arange(len(cols))
         found = _found(x)
     copy, kept = _made(x, label) if found is None else found
     wanted = np.zeros(x.shape[1], bool)
@@ -95,7 +95,7 @@ def map_cols(
 def forget() -> None:
     """Remove the copies that this process made without a work-dir; a later call makes them again."""
     while _HERE:
-        _HERE.popitem()[1].remove()
+        _HERE.popitem()[1][1].remove()
 
 
 # -- the copy ------------------------------------------------------------------------------------
@@ -117,26 +117,13 @@ class GeneMajor:
         return np.flatnonzero(np.diff(self.bounds) > 0).tolist()
 
 
-class _Temporary:
-    """A copy that goes with this process, or earlier."""
-
-    def __init__(self, copy: GeneMajor) -> None:
-        self.copy = copy
-        self.remove = weakref.finalize(self, _remove, copy.folder, os.getpid())
-
-
-def _remove(folder: str, pid: int) -> None:
-    if os.getpid() == pid:  # a forked child must not take its parent's folder
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-_HERE: OrderedDict[str, _Temporary] = OrderedDict()
+_HERE: OrderedDict[str, tuple[GeneMajor, WorkFolder]] = OrderedDict()  # copies that go with this process, or earlier
 
 
 def _below(x: RowBlocks) -> Expr:
     """Return what is kept: X before a last step that is known how to be made again."""
-    last = x.expression.steps[-1] if x.expression.steps else None
-    if last is None or last.kernel not in _RESTORERS or any(r.values is None for r in last.rows):
+    last = x.expression.last
+    if last is None or last.role not in _RESTORERS or any(r.values is None for r in last.rows):
         return x.expression
     return x.expression.before(1)
 
@@ -162,7 +149,7 @@ def _found(x: RowBlocks) -> tuple[GeneMajor, Expr] | None:
         token = kept.token()
         if token in _HERE and run.client() is None:
             _HERE.move_to_end(token)
-            return _HERE[token].copy, kept
+            return _HERE[token][0], kept
         if config.get("work-dir") is None:
             continue
         folder = _folder(token)
@@ -175,7 +162,7 @@ def _found(x: RowBlocks) -> tuple[GeneMajor, Expr] | None:
 
 
 def _folder(token: str) -> Path:
-    return Path(str(config.work_dir())).absolute() / f"{_PREFIX}{token}"
+    return Path(str(config.get("work-dir"))).absolute() / f"{_PREFIX}{token}"
 
 
 def _path(copy: GeneMajor, i: int) -> Path:
@@ -186,7 +173,7 @@ def _units_of(folder: Path, kept: Expr) -> int:
     """Return the units of a copy that may have been begun under another block size."""
     path = folder / _LAYOUT
     if not path.exists():
-        partial = path.with_suffix(f".partial-{os.getpid()}")
+        partial = work.partial(path)
         partial.write_text(json.dumps({"n_units": _n_units(kept)}))
         partial.replace(path)
     return int(json.loads(path.read_text())["n_units"])
@@ -220,11 +207,11 @@ def _made(x: RowBlocks, label: str) -> tuple[GeneMajor, Expr]:
     token = kept.token()
     if not lasting:
         while len(_HERE) >= KEPT:
-            _HERE.popitem(last=False)[1].remove()
-        copy = _copy_of(kept, Path(tempfile.mkdtemp(prefix=_PREFIX)), _n_units(kept))
-        temporary = _Temporary(copy)  # goes with an error, too
+            _HERE.popitem(last=False)[1][1].remove()
+        area = WorkFolder.make("genes")  # goes with an error, too
+        copy = _copy_of(kept, area.path, _n_units(kept))
         _write_missing(copy, kept, label)
-        _HERE[token] = temporary
+        _HERE[token] = copy, area
         return copy, kept
     folder = _folder(token)
     folder.mkdir(parents=True, exist_ok=True)
@@ -244,7 +231,7 @@ def _write_missing(copy: GeneMajor, kept: Expr, label: str) -> None:
     if not missing:
         return
     x = RowBlocks(kept)
-    some = x.pick_rows(np.concatenate([np.arange(copy.bounds[i], copy.bounds[i + 1]) for i in missing]))
+    some = x.select_rows(np.concatenate([np.arange(copy.bounds[i], copy.bounds[i + 1]) for i in missing]))
     numbers = np.arange(x.expression.n_blocks)
     if some is not x:
         numbers, bounds = np.asarray(missing), np.concatenate([[0], np.cumsum(np.diff(copy.bounds)[missing])])
@@ -302,10 +289,10 @@ def _same(data: np.ndarray, rows: np.ndarray) -> np.ndarray:
     return data
 
 
-_RESTORERS: dict[Any, Callable[..., Restorer]] = {
-    scale_log1p: _logs_of_scaled,
-    scale_to: _scaled_by,
-    plain.log1p: _logs,
+_RESTORERS: dict[str, Callable[..., Restorer]] = {
+    "logarithm of scaled": _logs_of_scaled,
+    "scaling": _scaled_by,
+    "logarithm": _logs,
 }
 
 
@@ -313,7 +300,7 @@ def _restorer(x: RowBlocks, kept: Expr) -> Restorer:
     if kept is x.expression:
         return _same
     last = x.expression.steps[-1]
-    return _RESTORERS[last.kernel](last.dtype, *(r.values for r in last.rows), **last.const)
+    return _RESTORERS[last.role](last.dtype, *(r.values for r in last.rows), **last.const)
 
 
 # -- working through it --------------------------------------------------------------------------
@@ -413,7 +400,7 @@ def _gathered(kernel: Kernel, x: RowBlocks, label: str, const: dict[str, Any]) -
         )
     found = []
     for lo, hi in runs:
-        whole = run.materialise(x.pick_cols(np.arange(lo, hi)), label=label)
+        whole = run.materialise(x.select_columns(np.arange(lo, hi)), label=label)
         tile = sp.csc_matrix(whole) if sp.issparse(whole) else whole
         parts = [_part(tile, a, b) for a, b in _runs(size[lo:hi], max(_tile_values() * _VALUE_BYTES, 1))]
         found += run.map_tasks(_call, parts, shared=(kernel, const), label=label)

@@ -13,8 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from sc_dask.array import regress_out, run, stage
-from sc_dask.array.blocks import Lazy, Reduction, RowBlocks, ahead, reduce_rows
+from sc_dask.array import regress_out, spill
+from sc_dask.array.blocks import Lazy, Reduction, RowBlocks, before_last_steps, reduce_rows
+from sc_dask.array.engine import run
 from sc_dask.array.regress_out import Correction, corrected, correction_of
 from sc_dask.array.source import Block
 from sc_dask.kernels.csr import take_rows
@@ -28,9 +29,12 @@ from sc_dask.kernels.gram import (
     gram_absorb,
     gram_update,
     merge_gram,
+    merge_gram_inplace,
 )
 
-GRAM: Reduction[SplitState, GramState] = Reduction(gram, merge_gram, finish, update=gram_update, absorb=gram_absorb)
+GRAM: Reduction[SplitState, GramState] = Reduction(
+    gram, merge_gram, finish, updated_copy=gram_update, update_inplace=gram_absorb, merge_inplace=merge_gram_inplace
+)
 
 
 def tiles_of(
@@ -60,7 +64,12 @@ def _tiles_update(state: SplitState, block: Block, *vectors: np.ndarray, **how: 
 
 
 TILED_GRAM: Reduction[SplitState, GramState] = Reduction(
-    _tiles, merge_gram, finish, update=_tiles_update, absorb=_tiles_absorb
+    _tiles,
+    merge_gram,
+    finish,
+    updated_copy=_tiles_update,
+    update_inplace=_tiles_absorb,
+    merge_inplace=merge_gram_inplace,
 )
 
 
@@ -93,15 +102,15 @@ def comoments(x: RowBlocks, dtype: Any) -> tuple[GramState, RowBlocks]:
     wanted: list[Lazy[Any]] = []
     if becomes_dense(below):
         below, how = in_tiles(below)
-        wanted.append(ahead(reduce_rows(TILED_GRAM, below, dtype=dtype, **how)))
+        wanted.append(before_last_steps(reduce_rows(TILED_GRAM, below, dtype=dtype, **how)))
     else:
         wanted.append(reduce_rows(GRAM, below, dtype=dtype))
     staged = below
     design = np.empty((x.shape[0], 0)) if c is None else c.design - c.design.mean(axis=0)
     if c is not None:
         wanted.append(reduce_rows(regress_out.CROSS, below, design, c.codes, n_levels=len(c.levels)))
-    if stage.possible(below):
-        laid, staged = stage.stage(below)
+    if spill.possible(below):
+        laid, staged = spill.spill(below)
         wanted.append(laid)
     found = run.compute(*wanted, label="gram")
     state: GramState = found[0] if len(wanted) > 1 else found

@@ -6,8 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from sc_dask.array import qc, run
-from sc_dask.array.blocks import Reduction, RowBlocks, ahead, reduce_rows
+from sc_dask.array import qc
+from sc_dask.array.blocks import Reduction, RowBlocks, before_last_steps, reduce_rows
+from sc_dask.array.engine import run
 from sc_dask.array.normalize import factors, is_log_of_counts, with_dropped_genes
 from sc_dask.array.source import Block
 from sc_dask.kernels import log_moments
@@ -39,7 +40,7 @@ def _log_update(state: LogSums, block: Block, *rows: np.ndarray, **how: Any) -> 
 
 
 LOG_MOMENTS: Reduction[LogSums, Moments] = Reduction(
-    _log_sums, log_moments.merge, log_moments.finish, update=_log_update, absorb=_log_absorb
+    _log_sums, log_moments.merge, log_moments.finish, updated_copy=_log_update, update_inplace=_log_absorb
 )
 
 
@@ -55,7 +56,7 @@ def group_moments(
     if is_log_of_counts(x):
         options = {**x.expression.steps[-1].const, "n_groups": n_groups, "expm1": expm1, "expm1_base": base}
         x, cols = with_dropped_genes(x)
-        m = run.compute(ahead(reduce_rows(LOG_MOMENTS, x, *rows, **options)), label="moments")
+        m = run.compute(before_last_steps(reduce_rows(LOG_MOMENTS, x, *rows, **options)), label="moments")
         return m if cols is None else Moments(m.n, m.mean[:, cols], m.m2[:, cols], m.nnz[:, cols])
     lazy = reduce_rows(MOMENTS, x, *rows, n_groups=n_groups, expm1=expm1, base=base)
     return run.compute(lazy, label="moments")

@@ -6,9 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from sc_dask.array import run, stage
+from sc_dask import blas
+from sc_dask.array import spill
 from sc_dask.array.blocks import Reduction, RowBlocks, fold_rows
-from sc_dask.array.components import PCA, finite, threads_for, turned
+from sc_dask.array.components import PCA, finite, turned
+from sc_dask.array.engine import run
 from sc_dask.array.source import Block
 from sc_dask.errors import InputError
 from sc_dask.kernels import incremental as inc
@@ -20,7 +22,7 @@ _FEW = 400  # carried at least
 
 
 def _increment(state: Any, block: Block, *, n_kept: int, tile_rows: int) -> inc.IncrementalState:
-    with threads_for(block.shape[1]):  # a fold is alone, so BLAS has all threads
+    with blas.one_thread():
         return inc.update(state, block, n_kept, tile_rows)
 
 
@@ -29,10 +31,10 @@ def _first(block: Block, *, n_kept: int, tile_rows: int) -> inc.IncrementalState
 
 
 def _never(a: Any, b: Any) -> Any:
-    raise AssertionError("a fold has one lane")
+    raise AssertionError("a fold goes in order")
 
 
-FOLD: Reduction[inc.IncrementalState, inc.IncrementalState] = Reduction(_first, _never, update=_increment)
+FOLD: Reduction[inc.IncrementalState, inc.IncrementalState] = Reduction(_first, _never, updated_copy=_increment)
 
 
 def incremental(x: RowBlocks, n_comps: int, *, chunk_size: int = 1000, dtype: Any = np.float32) -> PCA:
@@ -51,11 +53,11 @@ def incremental(x: RowBlocks, n_comps: int, *, chunk_size: int = 1000, dtype: An
         raise InputError(f"chunk_size={chunk_size}", f"at least n_comps={n_comps}")
     n_kept = min(max(_KEPT * n_comps, _FEW), chunk_size, x.shape[1])
     staged = x
-    if stage.possible(x):
-        laid, staged = stage.stage(x)
+    if spill.possible(x):
+        laid, staged = spill.spill(x)
         run.compute(laid, label="stage")
     state = run.compute(fold_rows(FOLD, staged, n_kept=n_kept, tile_rows=chunk_size), label="fold")
-    with threads_for(x.shape[1]):
+    with blas.one_thread():
         state = inc.finish(state, n_kept)
     finite(state.m2)
     leading = np.zeros((x.shape[1], n_comps))

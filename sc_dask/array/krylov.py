@@ -6,9 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from sc_dask.array import hvg, run, stage
+from sc_dask import blas
+from sc_dask.array import hvg, spill
 from sc_dask.array.blocks import Lazy, Reduction, RowBlocks, reduce_rows
-from sc_dask.array.components import PCA, finite, threads_for, turned
+from sc_dask.array.components import PCA, finite, turned
+from sc_dask.array.engine import run
 from sc_dask.kernels.times_gram import (
     TimesGramState,
     merge_times_gram,
@@ -28,7 +30,7 @@ _INSIDE = 1e-10  # a direction that is so near to a space is in it
 _ROWS = 4096  # of p at a time in products with p x k
 
 TIMES_GRAM: Reduction[TimesGramState, TimesGramState] = Reduction(
-    times_gram, merge_times_gram, update=times_gram_update, absorb=times_gram_absorb
+    times_gram, merge_times_gram, updated_copy=times_gram_update, update_inplace=times_gram_absorb
 )
 
 
@@ -49,7 +51,7 @@ def randomized(
     Passes: 4; 1 where blocks can be laid aside.
     Memory: ``72 n_vars max(n_comps, 50)`` bytes a thread (twice that on a cluster), six times as much for the driver.
     """
-    with threads_for(x.shape[1]):
+    with blas.one_thread():
         staged, leading, mean, squares = _leading(x, n_comps, zero_center, random_state)
         return turned(staged, leading, mean, squares, zero_center, np.dtype(dtype))
 
@@ -63,8 +65,8 @@ def _leading(
     basis = _orthonormal(np.random.default_rng(random_state).standard_normal((p, widths[0])))
     wanted: list[Lazy[Any]] = [reduce_rows(TIMES_GRAM, x, basis=basis), reduce_rows(hvg.MOMENTS, x)]
     staged = x
-    if stage.possible(x):
-        laid, staged = stage.stage(x)
+    if spill.possible(x):
+        laid, staged = spill.spill(x)
         wanted.append(laid)
     state, moments, *_ = run.compute(*wanted, label="krylov")
     squares = float(finite(moments.m2).sum())

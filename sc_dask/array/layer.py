@@ -19,7 +19,7 @@ import numpy as np
 from dask.highlevelgraph import Layer
 
 from sc_dask.array.expr import BlockArgs, Expr, Plan, evaluate
-from sc_dask.array.source import Block
+from sc_dask.array.source import Block, BlockSource
 from sc_dask.errors import InputError
 from sc_dask.outside import dask as outside
 
@@ -50,7 +50,7 @@ def evaluate_block(plan: Plan, args: BlockArgs, block: Block | None = None) -> B
 
 
 @dataclass(frozen=True, eq=False)
-class ForeignSource:
+class ForeignSource(BlockSource):
     """A Dask array that somebody else made, one chunk of columns, with known chunk sizes."""
 
     array: da.Array
@@ -72,9 +72,8 @@ class ForeignSource:
         """Return the Dask key of the block that holds the rows of ``args``."""
         return (self.array.name, self._block(args.start)[0], 0)
 
-    def align(self, lo: int, hi: int) -> tuple[int, int]:
-        """Return the rows of the whole block around ``lo:hi``; picks never cross blocks."""
-        return self._block(lo)[1:]
+    def whole_block(self, start: int, stop: int) -> tuple[int, int]:
+        return self._block(start)[1:]  # selections never cross blocks
 
     def _block(self, row: int) -> tuple[int, int, int]:
         bounds = np.concatenate([[0], np.cumsum(self.array.chunks[0])])

@@ -9,8 +9,9 @@ import numpy as np
 import scipy.sparse as sp
 
 from sc_dask import config
-from sc_dask.array import genes, run
+from sc_dask.array import genes
 from sc_dask.array.blocks import Reduction, RowBlocks, reduce_rows
+from sc_dask.array.engine import run
 from sc_dask.array.source import Block
 from sc_dask.errors import InputError
 from sc_dask.kernels.logistic import Loss, add_losses, softmax_loss
@@ -58,7 +59,7 @@ def _of_sklearn(x: RowBlocks, classes: np.ndarray, options: Mapping[str, Any]) -
     from sklearn.linear_model import LogisticRegression
 
     used = np.flatnonzero(classes >= 0)
-    whole = run.materialise(x.pick_rows(used), label="logreg")
+    whole = run.materialise(x.select_rows(used), label="logreg")
     whole = sp.csr_matrix(whole) if sp.issparse(whole) else np.asarray(whole)
     _check_finite(whole.data if sp.issparse(whole) else whole)
     return np.asarray(LogisticRegression(**options).fit(whole, classes[used]).coef_)

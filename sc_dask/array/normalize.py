@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from sc_dask.array import run
 from sc_dask.array.blocks import Reduction, RowBlocks, collect_rows, map_rows, reduce_rows
-from sc_dask.array.expr import ColumnPick, Expr, RowVector
+from sc_dask.array.engine import run
+from sc_dask.array.expr import ColumnSelection, Expr, RowVector
 from sc_dask.array.source import Block
 from sc_dask.kernels import normalize as kernels
 from sc_dask.kernels.qc import row_totals
@@ -66,18 +66,21 @@ def totals_without(x: RowBlocks, max_fraction: float) -> tuple[np.ndarray, np.nd
 def normalize(x: RowBlocks, totals: RowVector | np.ndarray, target_sum: float) -> RowBlocks:
     """Describe X with every cell brought to ``target_sum``; nothing is read."""
     dtype, target_sum = _float_of(x), float(target_sum)
-    return map_rows(scale_to, x, totals, dtype=dtype, columnwise=True, keeps_pattern=True, target_sum=target_sum)
+    return map_rows(
+        scale_to, x, totals, dtype=dtype, columnwise=True, keeps_pattern=True, role="scaling", target_sum=target_sum
+    )
 
 
 def log1p(x: RowBlocks, base: float | None) -> RowBlocks:
     """Describe log(1 + X); after `normalize` both become one loop over a block."""
-    last = x.expression.steps[-1] if x.expression.steps else None
-    if last is None or last.kernel is not scale_to:
-        return map_rows(kernels.log1p, x, dtype=_float_of(x), columnwise=True, keeps_pattern=True, base=base)
+    last = x.expression.last
+    how: dict[str, Any] = {"dtype": _float_of(x), "columnwise": True, "keeps_pattern": True}
+    if last is None or last.role != "scaling":
+        return map_rows(kernels.log1p, x, **how, role="logarithm", base=base)
     before = Expr(x.expression.source, x.expression.bounds, x.expression.rows, x.expression.steps[:-1])
     below = RowBlocks(before)
     const = {"base": base, **last.const}
-    return map_rows(scale_log1p, below, *last.rows, dtype=_float_of(x), columnwise=True, keeps_pattern=True, **const)
+    return map_rows(scale_log1p, below, *last.rows, **how, role="logarithm of scaled", **const)
 
 
 def sqrt(x: RowBlocks) -> RowBlocks:
@@ -87,11 +90,11 @@ def sqrt(x: RowBlocks) -> RowBlocks:
 
 def is_log_of_counts(x: RowBlocks) -> bool:
     """Tell whether X is sparse and its last step brings cells to one sum and takes the logarithm."""
-    return bool(x.expression.steps) and x.expression.steps[-1].kernel is scale_log1p and x.expression.is_sparse
+    return x.expression.ends_with("logarithm of scaled") and x.expression.is_sparse
 
 
 def with_dropped_genes(x: RowBlocks) -> tuple[RowBlocks, np.ndarray | None]:
-    """Return an `is_log_of_counts` X for kernels that do its last step themselves (`blocks.ahead`).
+    """Return an `is_log_of_counts` X for kernels that do its last step themselves (`blocks.before_last`).
 
     Genes that were dropped before take part where they are few: that costs less than to make blocks without them.
 
@@ -102,8 +105,8 @@ def with_dropped_genes(x: RowBlocks) -> tuple[RowBlocks, np.ndarray | None]:
     """
     *before, last = x.expression.steps
     pick = before.pop() if before else None
-    lookup = pick.const["lookup"] if isinstance(pick, ColumnPick) else None
-    if not isinstance(pick, ColumnPick) or lookup is None or len(pick.cols) < 0.5 * len(lookup):
+    lookup = pick.const["lookup"] if isinstance(pick, ColumnSelection) else None
+    if not isinstance(pick, ColumnSelection) or lookup is None or len(pick.cols) < 0.5 * len(lookup):
         return x, None
     (totals,) = last.rows
     inside = totals.moved([s.name for s in (*before, pick)])

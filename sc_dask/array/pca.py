@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import scipy.linalg
 
+from sc_dask import blas
 from sc_dask.array.blocks import RowBlocks
-from sc_dask.array.components import PCA, finite, ratio, scores_of, signed, threads_for
+from sc_dask.array.components import PCA, finite, ratio, scores_of, signed
 from sc_dask.array.gram import comoments
 from sc_dask.array.incremental import incremental
 from sc_dask.array.krylov import randomized
@@ -43,7 +44,7 @@ def exact(x: RowBlocks, n_comps: int, *, zero_center: bool = True, dtype: Any = 
 def _largest(square: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
     """Return the k largest eigenvalues (increasing) and their vectors."""
     p = len(square)
-    with threads_for(p):
+    with blas.one_thread():
         return scipy.linalg.eigh(square, subset_by_index=[p - k, p - 1], overwrite_a=True)
 
 

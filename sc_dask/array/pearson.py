@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from sc_dask.array import hvg, qc, run
+from sc_dask.array import hvg, qc
 from sc_dask.array.blocks import Lazy, Reduction, RowBlocks, collect_rows, map_rows, reduce_rows
+from sc_dask.array.engine import run
 from sc_dask.array.source import Block
 from sc_dask.kernels import pearson as kernels
 from sc_dask.kernels.moments import Moments, of_integers

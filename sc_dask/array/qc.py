@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from sc_dask.array import run
 from sc_dask.array.blocks import Reduction, RowBlocks, collect_rows, reduce_rows, scan_rows
+from sc_dask.array.engine import run
 from sc_dask.kernels.qc import (
     CellMetrics,
     GeneMetrics,
@@ -73,7 +73,7 @@ def not_counts(x: RowBlocks) -> str | None:
     """
     v = x.facts.values
     if not v:
-        first = x.pick_rows(np.arange(int(x.expression.bounds[1])))
+        first = x.select_rows(np.arange(int(x.expression.bounds[1])))
         keep(first, run.compute(reduce_rows(GENES, first), label="check"))
         v = first.facts.values
     if v["has_nan"]:

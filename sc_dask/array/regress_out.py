@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from sc_dask.array import hvg, run
+from sc_dask.array import hvg
 from sc_dask.array.blocks import Lazy, Reduction, RowBlocks, map_rows, reduce_rows
+from sc_dask.array.engine import run
 from sc_dask.array.source import Block
 from sc_dask.errors import InputError
 from sc_dask.kernels.moments import Moments
@@ -77,8 +78,8 @@ def regressed(x: RowBlocks, design: np.ndarray, codes: np.ndarray | None, n_leve
 
 def correction_of(x: RowBlocks) -> Correction | None:
     """Return the correction that the last step of ``x`` makes, or None where it is another step."""
-    last = x.expression.steps[-1] if x.expression.steps else None
-    if last is None or last.kernel is not correct:
+    last = x.expression.last
+    if last is None or last.role != "correction":
         return None
     design, codes = (r.values for r in last.rows)
     assert design is not None and codes is not None
@@ -101,6 +102,7 @@ def corrected(x: RowBlocks, c: Correction) -> RowBlocks:
         is_sparse=False,
         columnwise=True,
         by_col=("levels", "coefficients", "factor"),
+        role="correction",
         levels=c.levels,
         coefficients=c.coefficients,
         factor=c.factor,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from sc_dask.array import run
-from sc_dask.array.blocks import Reduction, RowBlocks, ahead, collect_rows, reduce_rows
+from sc_dask.array.blocks import Reduction, RowBlocks, before_last_steps, collect_rows, reduce_rows
+from sc_dask.array.engine import run
 from sc_dask.array.normalize import factors, is_log_of_counts, with_dropped_genes
 from sc_dask.array.source import Block
 from sc_dask.kernels.csr import col_lookup
@@ -45,7 +45,7 @@ def _gene_totals(x: RowBlocks) -> np.ndarray:
         return run.compute(reduce_rows(TOTALS, x), label="gene means")
     const = dict(x.expression.steps[-1].const)
     whole, cols = with_dropped_genes(x)
-    totals = run.compute(ahead(reduce_rows(LOG_TOTALS, whole, **const)), label="gene means")
+    totals = run.compute(before_last_steps(reduce_rows(LOG_TOTALS, whole, **const)), label="gene means")
     return totals if cols is None else totals[cols]
 
 
@@ -60,10 +60,10 @@ def scores(x: RowBlocks, sets: list[np.ndarray], controls: list[np.ndarray]) -> 
         const = dict(x.expression.steps[-1].const)
         whole, cols = with_dropped_genes(x)
         lookup = col_lookup(genes if cols is None else cols[genes], whole.shape[1])
-        lazy = ahead(collect_rows(_log_group_sums, whole, lookup=lookup, member=member, **const))
+        lazy = before_last_steps(collect_rows(_log_group_sums, whole, lookup=lookup, member=member, **const))
     elif x.expression.steps:
         lookup = np.arange(len(genes), dtype=np.int32)
-        lazy = collect_rows(group_sums, x.pick_cols(genes), lookup=lookup, member=member)
+        lazy = collect_rows(group_sums, x.select_columns(genes), lookup=lookup, member=member)
     else:
         lazy = collect_rows(group_sums, x, lookup=col_lookup(genes, x.shape[1]), member=member)
     means = run.compute(lazy, label="scores") / [len(g) for g in groups]

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 import scipy.sparse as sp
 
-from sc_dask.array import qc, run, stage
+from sc_dask.array import qc, spill
 from sc_dask.array.blocks import RowBlocks, collect_rows
+from sc_dask.array.engine import run
 from sc_dask.array.hvg import count_moments, group_moments
 from sc_dask.array.normalize import log1p, normalize
 from sc_dask.errors import InputError
@@ -30,7 +31,7 @@ class Chosen:
 
     def read(self, batch: int) -> sp.csr_matrix:
         """Return the counts of a batch's cells and variable genes."""
-        x = self.counts.pick_rows(np.flatnonzero(self.codes == batch)).pick_cols(self.genes[batch])
+        x = self.counts.select_rows(np.flatnonzero(self.codes == batch)).select_columns(self.genes[batch])
         return sp.csr_matrix(run.materialise(x, label="counts"))
 
 
@@ -58,9 +59,9 @@ def chosen(x: RowBlocks, codes: np.ndarray, n_batches: int) -> Chosen:
             variable = dispersion_table(m.mean[b, of], var[b, of])["highly_variable"].to_numpy(bool)
         genes.append(of[variable])
     union = np.unique(np.concatenate(genes))
-    counts = x.pick_cols(union)
-    if n_batches > 1 and stage.possible(counts):
-        laid, counts = stage.stage(counts)
+    counts = x.select_columns(union)
+    if n_batches > 1 and spill.possible(counts):
+        laid, counts = spill.spill(counts)
         run.compute(laid, label="counts")
     places = [np.searchsorted(union, g) for g in genes]
     return Chosen(kept, np.divide(1, relative), places, counts)

@@ -19,7 +19,7 @@ import scipy.sparse as sp
 
 from sc_dask import config
 from sc_dask.array import blocks
-from sc_dask.array.source import METER, Block
+from sc_dask.array.source import METER, Block, BlockSource
 from sc_dask.errors import InputError
 from sc_dask.kernels.simulate import alias_table, sample_cells
 
@@ -55,7 +55,7 @@ class _Cells:
 
 
 @dataclass(frozen=True)
-class SimulatedSource:
+class SimulatedSource(BlockSource):
     """Simulated counts as a ``BlockSource``: any rows on any worker, the same wherever blocks are cut.
 
     Fields are the arguments of `simulate`. Each process keeps ``12 * n_groups * n_batches * n_vars`` bytes of gene

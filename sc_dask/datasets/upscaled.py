@@ -14,9 +14,9 @@ import pandas as pd
 import scipy.sparse as sp
 
 from sc_dask import config, get
-from sc_dask.array import run
 from sc_dask.array.blocks import Lazy, from_source
-from sc_dask.array.source import METER, Block
+from sc_dask.array.engine import run
+from sc_dask.array.source import METER, Block, BlockSource
 from sc_dask.errors import InputError
 from sc_dask.kernels.csr import canonical
 from sc_dask.kernels.upscale import draw_cells
@@ -28,7 +28,7 @@ _TILE = 512  # rows with a seed of their own: what makes a block's place irrelev
 
 
 @dataclass(frozen=True, eq=False)
-class UpscaledSource:
+class UpscaledSource(BlockSource):
     """New cells as a ``BlockSource``; holds the real counts (csr) and their neighbours (n_cells, k)."""
 
     n_obs: int
@@ -168,7 +168,7 @@ def _neighbours(source: AnnData) -> np.ndarray:
     m = hvg.group_moments(x, expm1=True)
     n_top = min(2000, source.n_vars)
     table = dispersion_table(m.mean[0], variance(m)[0], n_top_genes=n_top, index=source.var_names)
-    chosen = x.pick_cols(np.flatnonzero(table["highly_variable"].to_numpy()))
+    chosen = x.select_columns(np.flatnonzero(table["highly_variable"].to_numpy()))
     scores = pca.exact(chosen, min(50, *chosen.shape)).scores
     found = NearestNeighbors(n_neighbors=20).fit(scores).kneighbors(scores, return_distance=False)
     return np.ascontiguousarray(found[:, 1:], np.int32)

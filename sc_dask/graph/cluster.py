@@ -15,8 +15,8 @@ import scipy.sparse as sp
 from numpy.typing import NDArray
 
 from sc_dask.errors import InputError
-from sc_dask.graph.chance import of_igraph
 from sc_dask.graph.communities import communities
+from sc_dask.graph.igraph_rng import of_igraph
 from sc_dask.kernels import communities as kernels
 
 FLAVORS = ("leidenalg", "igraph", "sc_dask")

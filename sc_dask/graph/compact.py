@@ -18,6 +18,7 @@ import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
+from sc_dask import work
 from sc_dask.errors import StoreError
 from sc_dask.graph import ivf, optimise, shards, starts
 from sc_dask.graph.communities import by_size, communities
@@ -36,7 +37,7 @@ _CELL_EPOCHS, _CELL_ALPHA, _SCATTER = 30, 0.3, 0.1
 
 
 class MapTasks(Protocol):
-    """Runs a function of every item and of one thing that all share; ``sc_dask.array.run.map_tasks``."""
+    """Runs a function of every item and of one thing that all share; ``sc_dask.array.engine.run.map_tasks``."""
 
     def __call__(
         self, func: Callable[..., Any], items: Sequence[Any], *, shared: Any = None, label: str = "tasks"
@@ -71,7 +72,7 @@ class Compact:
         shards.save(path, indptr=m.indptr, indices=m.indices, data=m.data)
         facts = {"recall": self.recall, "n_edges": self.n_edges}
         whole = self.shards.path("compact.json")
-        partial = whole.with_suffix(".partial")
+        partial = work.partial(whole)
         plan = {f.name: getattr(self.shards, f.name) for f in fields(Shards) if f.name != "folder"}
         arrays = {name: value for name, value in plan.items() if isinstance(value, np.ndarray)}
         shards.save(self.shards.path("plan"), **arrays)
@@ -93,7 +94,9 @@ class Compact:
             facts = json.loads((path / "compact.json").read_text())
         except OSError as error:
             raise StoreError(
-                f"the compact graph {folder} is gone", "a folder that this machine sees", "run pp.neighbors again"
+                f"the compact graph {folder} is gone",
+                "a folder that this machine sees",
+                "read its store with sd.read, or run pp.neighbors again",
             ) from error
         if facts["n_obs"] != n_obs:
             raise StoreError(

@@ -13,7 +13,7 @@ import scipy.sparse as sp
 from numpy.typing import NDArray
 
 from sc_dask.errors import InputError
-from sc_dask.graph.chance import of_igraph
+from sc_dask.graph.igraph_rng import of_igraph
 
 LAYOUTS = ("fr", "drl", "kk", "grid_fr", "lgl", "rt", "rt_circular", "fa")
 FROM_COORDINATES = ("fr", "drl", "kk", "grid_fr", "fa")

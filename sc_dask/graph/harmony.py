@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sc_dask import blas
 from sc_dask.graph.partition import threads
 from sc_dask.kernels import harmony as kernels
 from sc_dask.log import logger
@@ -134,7 +135,7 @@ def _first_centroids(x: NDArray[Any], k: int, seed: int | None) -> Doubles:
     z = np.asarray(x, np.float64)
     lengths = np.linalg.norm(z, axis=1, keepdims=True)
     z = np.divide(z, lengths, out=np.zeros_like(z), where=lengths > 0)
-    with threadpool_limits(1):  # its threads add up in any order
+    with blas.one_thread(), threadpool_limits(1, user_api="openmp"):  # its threads add up in any order
         model = KMeans(n_clusters=k, init="k-means++", n_init=10, max_iter=25, random_state=seed).fit(z)
     return np.asarray(model.cluster_centers_, np.float64)
 

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sc_dask import config
+from sc_dask import blas, config
 from sc_dask.errors import InputError, RecallWarning, ScDaskWarning
 from sc_dask.graph import ivf
 
@@ -178,11 +178,11 @@ def exact(
             return search.kneighbors(part)
 
     if together:
-        with threadpool_limits(n_jobs):
+        with blas.one_thread(), threadpool_limits(n_jobs, user_api="openmp"):
             distances, indices = nearest(wanted)
     else:
         parts = [wanted[i : i + _ROWS_AT_ONCE] for i in range(0, len(wanted), _ROWS_AT_ONCE)]
-        with threadpool_limits(1), ThreadPoolExecutor(n_jobs) as pool:
+        with blas.one_thread(), threadpool_limits(1, user_api="openmp"), ThreadPoolExecutor(n_jobs) as pool:
             found = list(pool.map(nearest, parts))
         distances, indices = (np.concatenate([f[i] for f in found]) for i in range(2))
     own = np.arange(x.shape[0]) if rows is None else rows

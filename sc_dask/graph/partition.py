@@ -11,6 +11,8 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from sc_dask import blas
+
 T = TypeVar("T")
 
 _ROWS_AT_ONCE = 8192  # the same for any number of threads, and so the products that BLAS makes
@@ -36,9 +38,7 @@ class Partition:
 @contextlib.contextmanager
 def threads(n_jobs: int) -> Iterator[Callable[[Callable[[Any], Any], Iterable[Any]], list[Any]]]:
     """Open ``n_jobs`` threads, each with one thread of BLAS: what is yielded maps like ``map`` and returns a list."""
-    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
-
-    with threadpool_limits(1, user_api="blas"):
+    with blas.one_thread():
         if n_jobs == 1:
             yield lambda function, items: [function(item) for item in items]
             return

@@ -10,6 +10,7 @@ import scipy.linalg
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
+from sc_dask import blas
 from sc_dask.errors import InputError
 from sc_dask.graph import neighbors
 from sc_dask.kernels import scrublet as kernels
@@ -145,8 +146,6 @@ def _scored(
 
 def _basis(observed: sp.csr_matrix, options: Options) -> tuple[Doubles, Doubles | None]:
     """Return principal axes of the cells in units of the genes (``n_genes x n_comps``), and the mean along them."""
-    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
-
     n_obs, n_genes = observed.shape
     k = options.n_prin_comps
     if not 1 <= k < min(n_obs, n_genes):
@@ -155,7 +154,7 @@ def _basis(observed: sp.csr_matrix, options: Options) -> tuple[Doubles, Doubles 
             "at least 1 and fewer than either",
             "choose fewer components, or larger batches",
         )
-    with threadpool_limits(1, user_api="blas"):
+    with blas.one_thread():
         state = finish(gram(observed, np.float64))
         square = covariance(state)
         variance = np.diag(square)

@@ -7,7 +7,6 @@ cluster.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
+from sc_dask import work
 from sc_dask.graph import ivf, paga
 from sc_dask.graph.communities import Weighted, aggregate_rows, capped_groups
 from sc_dask.graph.partition import Partition, divided, near_clusters, nearest_centroid
@@ -59,7 +59,7 @@ class Shards:
 def save(path: Path, **arrays: NDArray[Any]) -> None:
     """Write arrays as ``<path>-<name>.npy``, each whole or not at all."""
     for name, array in arrays.items():
-        partial = path.with_name(f"{path.name}-{name}.partial-{os.getpid()}")
+        partial = work.partial(path.with_name(f"{path.name}-{name}"))
         with partial.open("wb") as f:
             np.save(f, array)
         partial.replace(path.with_name(f"{path.name}-{name}.npy"))

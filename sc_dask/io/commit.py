@@ -16,13 +16,16 @@ from __future__ import annotations
 import contextlib
 import posixpath
 import shutil
+import uuid
 import warnings
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from typing import Any
 
 import zarr
 
-from sc_dask.errors import FormatError, InputError, StoreError
+from sc_dask import work
+from sc_dask.errors import FormatError, InputError, StoreError, TakenOverError
 from sc_dask.io import layout as disk
 from sc_dask.io.store import ZARR_KEYS, Location, exists, open_group
 
@@ -69,20 +72,71 @@ def move(source: Location, target: Location, *, keep: bool = False) -> None:
 # -- a new store ---------------------------------------------------------------------------------
 
 
+@contextlib.contextmanager
+def writing(target: Location) -> Iterator[None]:
+    """Hold a place on this machine, or on a disk that machines share, against other writers.
+
+    Raises
+    ------
+    StoreError
+        Somebody writes there.
+    """
+    if not target.is_local:
+        yield  # buckets know no locks: see `Draft.check_own`
+        return
+    made = [p for p in target.path.parents if not p.exists()]
+    target.path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with work.locked(beside(target, "lock").path) as holder:
+            if holder is not None:
+                raise StoreError(
+                    f"{target} is being written by {holder}",
+                    "one writer at a time",
+                    "wait for it, or choose another path",
+                )
+            yield
+    finally:
+        for folder in made:
+            with contextlib.suppress(OSError):  # not empty, as it should be
+                folder.rmdir()
+
+
 @dataclass(frozen=True)
 class Draft:
     """A store that is being written at ``place`` and will stand at ``target``."""
 
     target: Location
     place: Location
+    writer: str = field(default_factory=lambda: uuid.uuid4().hex)
 
     def begin(self, **attributes: Any) -> zarr.Group:
-        """Make the empty store, uncommitted, with AnnData's root attributes; what stood at ``place`` goes."""
+        """Make the empty store, uncommitted, with AnnData's root attributes; an earlier draft goes."""
         remove(self.place)
         root = open_group(self.place, mode="w", zarr_format=3)
         root.attrs.update({"encoding-type": "anndata", "encoding-version": "0.1.0"})
-        disk.mark(root, committed=False, **attributes)
+        disk.mark(root, committed=False, writer=self.writer, **attributes)
         return root
+
+    def resume(self) -> None:
+        """Take over what an interrupted writer has left."""
+        root = open_group(self.place, mode="r+", use_consolidated=False)
+        mark: Any = root.attrs[disk.MARK]
+        root.attrs[disk.MARK] = {**mark, "writer": self.writer}
+
+    def check_own(self) -> None:
+        """Find out whether another process has begun to write at the same place since: of a bucket alone.
+
+        Raises
+        ------
+        TakenOverError
+            It has.
+        """
+        if not self.place.is_local and (_mark_of(self.place) or {}).get("writer") != self.writer:
+            raise TakenOverError(
+                f"another process writes to {self.target}",
+                "one writer at a time",
+                "let it finish, or choose another path",
+            )
 
     def unfinished(self) -> dict[str, Any] | None:
         """Return the mark of an interrupted draft that may be continued, or None."""
@@ -90,6 +144,7 @@ class Draft:
 
     def publish(self) -> None:
         """Consolidate, check that every chunk is stored, mark as committed and move to the target."""
+        self.check_own()
         consolidate(open_group(self.place, mode="r+", use_consolidated=False))
         disk.verify_store(open_group(self.place, mode="r"))  # with all metadata at hand it need not ask for them
         if self.place.is_local:
@@ -165,6 +220,7 @@ def consolidate(root: zarr.Group) -> None:
     """Write the metadata of all nodes into the root, so that a reader opens a store with one request."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Consolidated metadata", category=UserWarning)
+        warnings.filterwarnings("ignore", message=r"Object at \.sc_dask is not recognized", category=UserWarning)
         zarr.consolidate_metadata(root.store, path=root.path or None, zarr_format=root.metadata.zarr_format)
 
 
@@ -178,12 +234,13 @@ def stage(target: Location) -> zarr.Group:
     return open_group(beside(target, "update"), mode="w", zarr_format=root.metadata.zarr_format)
 
 
-def apply(target: Location, staged: zarr.Group, paths: list[str]) -> None:
-    """Replace the elements ``paths`` (``obs``, ``obsm/X_pca``) of a store by the staged ones."""
+def apply(target: Location, staged: zarr.Group, paths: list[str], *, owner: str | None = None) -> None:
+    """Replace the elements ``paths`` (``obs``, ``obsm/X_pca``) of a store by the staged ones, for an owner."""
     disk.verify_store(staged)
     root = open_group(target, mode="r")
     journal = {
         "paths": paths,
+        "owner": owner,
         "mark": root.attrs.get(disk.MARK),
         "consolidated": root.metadata.consolidated_metadata is not None,
     }
@@ -191,18 +248,18 @@ def apply(target: Location, staged: zarr.Group, paths: list[str]) -> None:
     finish_update(target)
 
 
-def finish_update(target: Location) -> None:
-    """Finish an update whose journal is there; forget one that has none."""
+def finish_update(target: Location) -> str | None:
+    """Finish an update whose journal is there, and return its owner; forget one that has none."""
     staging = beside(target, "update")
     if not exists(staging):
-        return
+        return None
     journal: Any = None
     with contextlib.suppress(StoreError, FormatError):  # killed while it was being made
         staged = open_group(staging, mode="r", use_consolidated=False)
         journal = staged.attrs.get(JOURNAL)
     if not isinstance(journal, dict):
         remove(staging)
-        return
+        return None
     root = open_group(target, mode="r+", use_consolidated=False)
     disk.mark(root, committed=False)
     for path in journal["paths"]:
@@ -218,6 +275,7 @@ def finish_update(target: Location) -> None:
     if journal["consolidated"]:
         consolidate(root)
     remove(staging)
+    return journal.get("owner")
 
 
 def _make_parents(root: zarr.Group, path: str) -> None:

@@ -169,6 +169,12 @@ def _check_words(axis: Any, join: Any, merge: Any, uns_merge: Any, fill_value: A
 
 def _opened(item: Item, key: Any, storage_options: Mapping[str, Any] | None) -> AnnData:
     if isinstance(item, AnnData):
+        if item.isbacked:
+            raise InputError(
+                f"{key!r} is backed by {item.filename}",
+                "an AnnData in memory or lazy",
+                f"sd.read({str(item.filename)!r})",
+            )
         return item
     if not isinstance(item, str | os.PathLike | Location):
         raise InputError(f"found a {type(item).__name__} as {key!r}", "an AnnData, or a path or URL of one")

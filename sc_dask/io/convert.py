@@ -19,13 +19,13 @@ from dask.base import tokenize
 from sc_dask.array.blocks import RowBlocks, from_array
 from sc_dask.array.chunks import default_block_bytes
 from sc_dask.errors import FormatError, InputError, StoreError
-from sc_dask.io import commit, loom, tenx, text
+from sc_dask.io import commit, graphs, keys, loom, tenx, text
 from sc_dask.io import layout as disk
 from sc_dask.io.matrix import write_matrix
 from sc_dask.io.read import read
 from sc_dask.io.shards import DiffersError
 from sc_dask.io.spill import Spill
-from sc_dask.io.store import Location, fingerprint, open_group, sniff
+from sc_dask.io.store import Location, fingerprint, inside, same_place, sniff
 from sc_dask.io.write import matrices, write_elements
 
 OPTIONS: dict[str, tuple[str, ...]] = {
@@ -113,15 +113,18 @@ def convert(
             ", ".join(OPTIONS[kind]) or "no options",
             "leave it out",
         )
-    if source.url == target.url:
+    if same_place(source, target):
         raise InputError(f"found {target} as input and output", "another output", "choose another path")
-    place, stamp = commit.draft(target, overwrite=overwrite), fingerprint(source)
+    if inside(source, target) or inside(target, source):
+        raise InputError(f"one of input {source} and output {target} is inside the other", "two places")
     budget = default_block_bytes() if block_bytes is None else block_bytes
-    spill = Spill(commit.beside(target, "spill"), tokenize(source.url, stamp, options))
-    commit.remove(spill.location)
-    with dask.config.set({"sc-dask.block-bytes": budget}):
+    with dask.config.set({"sc-dask.block-bytes": budget}), commit.writing(target):
+        place, stamp = commit.draft(target, overwrite=overwrite), fingerprint(source)
+        spill = Spill(commit.beside(target, "spill"), tokenize(source.url, stamp, options))
+        commit.remove(spill.location)
         try:
             adata = open_any(kind, source, spill, options)
+            keys.check(adata)
             _write(adata, place, _key(kind, source, adata, options, shard_bytes), kind, resume, shard_bytes)
             if kind not in FOLDERS and fingerprint(source) != stamp:
                 place.abandon()
@@ -156,7 +159,7 @@ def open_any(kind: str, source: Location, spill: Spill, options: Mapping[str, An
 
 def _key(kind: str, source: Location, adata: AnnData, options: Mapping[str, Any], shard_bytes: int) -> str:
     """Name what a draft is a draft of: the same for the same bytes, options and layout."""
-    stamps = [getattr(x.expression.source, "stamp", "") for _, x in matrices(adata) if isinstance(x, RowBlocks)]
+    stamps = [x.expression.source.state for _, x in matrices(adata) if isinstance(x, RowBlocks)]
     layout = (shard_bytes, disk.LAYOUT_VERSION, "checked")
     return tokenize(kind, source.url, fingerprint(source), stamps, dict(options), layout)
 
@@ -175,6 +178,8 @@ def _write(adata: AnnData, place: commit.Draft, key: str, kind: str, resume: boo
     resuming = found is not None and found.get("key") == key
     if resuming:
         _sweep(place.place)
+        place.resume()
+        commit.remove(place.place / graphs.PLACE)
     else:
         place.begin(key=key)
     try:
@@ -191,7 +196,8 @@ def _write(adata: AnnData, place: commit.Draft, key: str, kind: str, resume: boo
                 check=True,
                 shard_bytes=shard_bytes,
             )
-        write_elements(adata, open_group(place.place, mode="r+", use_consolidated=False))
+            place.check_own()
+        write_elements(adata, place.place)
     except (FormatError, InputError, DiffersError):
         place.abandon()
         raise

@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 import scipy.sparse as sp
 
-from sc_dask.array import run
 from sc_dask.array.blocks import RowBlocks, each_block
 from sc_dask.array.concat import ConcatSource
-from sc_dask.array.expr import ColumnPick, Expr
-from sc_dask.array.source import METER, Block, MemorySource
+from sc_dask.array.engine import run
+from sc_dask.array.expr import ColumnSelection, Expr
+from sc_dask.array.source import METER, Block
 from sc_dask.kernels.csr import kept_per_row, nnz_per_row
 
 SAMPLE_VALUES = 128 << 10  # of each place
@@ -94,25 +94,15 @@ def known_row_nnz(x: RowBlocks) -> np.ndarray | None:
 
 
 def _stored_row_nnz(expr: Expr) -> np.ndarray | None:
-    source: Any = expr.source
+    source = expr.source
     if not source.is_sparse or not all(step.keeps_row_nnz for step in expr.steps):
         return None
-    if isinstance(source, MemorySource):
-        csr: Any = source.x
-        row_nnz = np.diff(csr.indptr).astype(np.int64)
-    elif hasattr(source, "opened"):  # a stored csr: its indptr is one small array
-        row_nnz = np.diff(source.opened().rows(0, source.shape[0]))
-    elif hasattr(source, "row_nnz"):
-        row_nnz = source.row_nnz()
-    elif isinstance(source, ConcatSource):
+    row_nnz = source.row_nnz()
+    if isinstance(source, ConcatSource):
         parts = [_stored_row_nnz(part) for part in source.parts]
         known = [p for p in parts if p is not None]
-        if len(known) < len(parts):
-            return None
-        row_nnz = np.concatenate(known)
-    else:
-        return None
-    return row_nnz if expr.rows is None else row_nnz[expr.rows]
+        row_nnz = np.concatenate(known) if len(known) == len(parts) else None
+    return row_nnz if row_nnz is None or expr.rows is None else row_nnz[expr.rows]
 
 
 def kept_row_nnz(x: RowBlocks) -> np.ndarray | None:
@@ -120,9 +110,9 @@ def kept_row_nnz(x: RowBlocks) -> np.ndarray | None:
 
     Reads the column numbers and no values: half a pass.
     """
-    source: Any = x.expression.source
+    source = x.expression.source
     kept = _columns_kept(x.expression)
-    if kept is None or not hasattr(source, "opened"):
+    if kept is None or not source.reads_columns:
         return None
     bounds = x.expression.bounds.tolist()
     items = [
@@ -135,7 +125,7 @@ def kept_row_nnz(x: RowBlocks) -> np.ndarray | None:
 
 def _count_kept(item: tuple[int, int, np.ndarray | None], shared: tuple[Any, np.ndarray]) -> np.ndarray:
     (start, stop, rows), (source, kept) = item, shared
-    indptr, indices = source.opened().columns(start, stop)
+    indptr, indices = source.columns(start, stop)
     METER.add(rows=(stop - start + 1) // 2)
     row_nnz = kept_per_row(indices, indptr, kept)
     return row_nnz if rows is None else row_nnz[rows]
@@ -147,7 +137,7 @@ def _columns_kept(expr: Expr) -> np.ndarray | None:
     for step in expr.steps:
         if step.keeps_row_nnz:
             continue
-        lookup = step.const.get("lookup") if isinstance(step, ColumnPick) and step.fill == 0 else None
+        lookup = step.const.get("lookup") if isinstance(step, ColumnSelection) and step.fill == 0 else None
         if lookup is None:
             return None
         places = np.where(places >= 0, lookup[places], -1)
@@ -171,7 +161,7 @@ def forecast(x: RowBlocks, *, narrow: bool, fractions: np.dtype[Any]) -> Forecas
     """
     row_nnz = known_row_nnz(x)
     known = getattr(x.expression.source, "counts", None)
-    if isinstance(known, Counts) and not x.expression.steps and x.expression.rows is None:  # an X that was set aside
+    if isinstance(known, Counts) and x.expression.is_as_stored:  # an X that was set aside
         return _of_counts(known, x, narrow, fractions)
     if x.expression.is_sparse and row_nnz is None:
         row_nnz = kept_row_nnz(x)

@@ -93,16 +93,26 @@ def steps_of(vector: Any, start: int, stop: int) -> Steps:
     return values
 
 
-def objects_at(location: Location) -> Objects | None:
-    """Return the objects of a location, or None where only zarr can read them (zips, chained and private loops)."""
+def objects_at(location: Location, newest_ns: int | None = None) -> Objects | None:
+    """Return the objects of a location, or None where only zarr can read them (zips, chained and private loops).
+
+    ``newest_ns``: the latest modification time of local files when the array was opened; later ones are refused.
+    """
     if location.is_zip or "::" in location.url:
         return None
     if location.is_local:
-        return LocalObjects(location.path)
+        return LocalObjects(location.path, newest_ns)
     fs, path = location.fs()
     if fs.async_impl and fs.loop is None:  # it belongs to somebody else's event loop
         return None
     return RemoteObjects(location, fs, path)
+
+
+def written_again(name: str) -> StoreError:
+    """Return the error of a file that is no longer what was opened."""
+    return StoreError(
+        f"{name} was written again after it was opened", "the file as it was", "read it again with sd.read"
+    )
 
 
 def _whole(raw: Raw, part: Part, name: str) -> Raw:
@@ -117,10 +127,14 @@ def _whole(raw: Raw, part: Part, name: str) -> Raw:
 
 
 class LocalObjects:
-    """Files in a folder."""
+    """Files in a folder.
 
-    def __init__(self, root: Path) -> None:
-        self.name = str(root)
+    One that was written after ``newest_ns`` (of its modification time) is an error: what is known of the others would
+    not fit it.
+    """
+
+    def __init__(self, root: Path, newest_ns: int | None = None) -> None:
+        self.name, self._newest_ns = str(root), newest_ns
 
     def ask(self, parts: Sequence[Part]) -> list[Answer]:
         return [partial(self._read, part) for part in parts]
@@ -131,7 +145,10 @@ class LocalObjects:
         except FileNotFoundError:
             return None
         try:
-            end = os.fstat(fd).st_size
+            info = os.fstat(fd)
+            end = info.st_size
+            if self._newest_ns is not None and info.st_mtime_ns > self._newest_ns:
+                raise written_again(f"{self.name}/{part.key}")
             start = max(end + part.start, 0) if part.start < 0 else part.start
             size = max(end - start, 0) if part.size is None else part.size
             if start + size > end:

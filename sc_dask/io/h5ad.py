@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 from dask.base import tokenize
 
-from sc_dask.array.source import METER, Block
-from sc_dask.errors import FormatError, StoreError
+from sc_dask.array.source import METER, Block, BlockSource
+from sc_dask.errors import FormatError
 from sc_dask.io.csr import StoredCSR, block_dtype
+from sc_dask.io.fetch import written_again
 from sc_dask.io.h5chunks import H5Array
 from sc_dask.io.store import Location, fingerprint
 
@@ -21,14 +22,12 @@ _OPENING = threading.RLock()
 
 def _open(location: Location, path: str, stamp: str) -> H5Array:
     if fingerprint(location) != stamp:
-        raise StoreError(
-            f"{location} was written again after it was opened", "the file as it was", "read it again with sd.read"
-        )
+        raise written_again(str(location))
     return H5Array(location, path)
 
 
 @dataclass(frozen=True)
-class H5CSRSource:
+class H5CSRSource(BlockSource):
     """Rows of a sparse matrix in an HDF5 file (or columns of a csc one, as the csr of the transpose)."""
 
     location: Location
@@ -59,8 +58,26 @@ class H5CSRSource:
         return True
 
     @property
+    def place(self) -> Location:
+        return self.location
+
+    @property
+    def state(self) -> str:
+        return self.stamp
+
+    @property
     def token(self) -> str:
         return tokenize(type(self).__name__, self.location.url, self.path, self.shape, self.stamp)
+
+    def row_nnz(self) -> np.ndarray:
+        return np.diff(self.opened().rows(0, self.shape[0]))  # its indptr is one small array
+
+    def columns(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
+        return self.opened().columns(start, stop)
+
+    @property
+    def reads_columns(self) -> bool:
+        return True
 
     def opened(self) -> StoredCSR:
         """Return the open matrix, opened once per process."""
@@ -82,7 +99,7 @@ def _opened_csr(source: H5CSRSource) -> StoredCSR:
 
 
 @dataclass(frozen=True)
-class H5DenseSource:
+class H5DenseSource(BlockSource):
     """Rows of a dense matrix in an HDF5 file."""
 
     location: Location
@@ -101,6 +118,14 @@ class H5DenseSource:
     @property
     def is_sparse(self) -> bool:
         return False
+
+    @property
+    def place(self) -> Location:
+        return self.location
+
+    @property
+    def state(self) -> str:
+        return self.stamp
 
     @property
     def token(self) -> str:

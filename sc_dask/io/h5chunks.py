@@ -28,6 +28,7 @@ import numpy as np
 from sc_dask.array.source import METER
 from sc_dask.errors import FormatError, StoreError
 from sc_dask.io.buffers import BUFFERS
+from sc_dask.io.fetch import written_again
 from sc_dask.io.store import Location, open_h5, read_ranges
 from sc_dask.kernels import lzf
 
@@ -129,9 +130,10 @@ class H5Array:
         self._fallback: Any = None
         self._lock = threading.Lock()
         self._fd = -1
-        if location.is_local and self.layout is not None:
+        if location.is_local:
             self._fd = os.open(location.path, os.O_RDONLY)
             weakref.finalize(self, os.close, self._fd)
+            self._state = _state(self._fd)
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -146,7 +148,26 @@ class H5Array:
         return self.layout.chunks[0] if self.layout is not None and self.layout.chunks else 1
 
     def read(self, start: int, stop: int) -> np.ndarray:
-        """Return rows ``start:stop`` in native byte order, C-ordered."""
+        """Return rows ``start:stop`` in native byte order, C-ordered.
+
+        Raises
+        ------
+        StoreError
+            The file was written to since it was opened, before or while it was read.
+        """
+        error: Exception | None = None
+        out = np.empty(0)
+        try:
+            out = self._read(start, stop)
+        except (FormatError, StoreError) as err:  # perhaps because of that
+            error = err
+        if self._fd >= 0 and _state(self._fd) != self._state:
+            raise written_again(str(self._location)) from error
+        if error is not None:
+            raise error
+        return out
+
+    def _read(self, start: int, stop: int) -> np.ndarray:
         if self.layout is None:
             return self._read_with_h5py(start, stop)
         shape = (max(stop - start, 0), *self.shape[1:])
@@ -155,6 +176,8 @@ class H5Array:
             row_bytes = out.nbytes // len(out)
             first = int(self.layout.offsets[0]) + start * row_bytes
             for _, raw in self._fetch(np.array([first]), np.array([out.nbytes])):
+                if len(raw) != out.nbytes:
+                    raise StoreError(f"{self._location} ends early", "a whole file", "fetch it again")
                 out.reshape(-1).view(np.uint8)[:] = np.frombuffer(raw, np.uint8)
         elif out.size:
             self._read_chunks(self.layout, out, start, stop)
@@ -255,6 +278,12 @@ class H5Array:
                 ) from err
         METER.add(n_bytes=out.nbytes)
         return out if out.dtype.isnative else out.astype(out.dtype.newbyteorder("="))
+
+
+def _state(fd: int) -> tuple[int, int]:
+    """Return modification time and size of an open file: they change when it is written."""
+    info = os.fstat(fd)
+    return info.st_mtime_ns, info.st_size
 
 
 def _end(run: list[int], offsets: np.ndarray, sizes: np.ndarray) -> int:

@@ -20,9 +20,10 @@ from dask.base import tokenize
 
 from sc_dask.array.blocks import RowBlocks, from_source
 from sc_dask.array.chunks import cut_dense, default_block_bytes
-from sc_dask.array.source import METER, Block
+from sc_dask.array.source import METER, Block, BlockSource
 from sc_dask.errors import FormatError
 from sc_dask.io.csr import block_dtype
+from sc_dask.io.fetch import written_again
 from sc_dask.io.store import Location, fingerprint, open_h5
 from sc_dask.kernels.csr import canonical
 
@@ -31,7 +32,7 @@ GENE_ROWS_BYTES = 16 << 20  # genes are read in strips of about this size
 
 
 @dataclass(frozen=True)
-class LoomSource:
+class LoomSource(BlockSource):
     """Cells of one matrix of a loom file (a ``BlockSource``)."""
 
     location: Location
@@ -50,12 +51,22 @@ class LoomSource:
         return True
 
     @property
+    def place(self) -> Location:
+        return self.location
+
+    @property
+    def state(self) -> str:
+        return self.stamp
+
+    @property
     def token(self) -> str:
         return tokenize(type(self).__name__, self.location.url, self.path, self.stamp, str(self.dtype))
 
     def read(self, start: int, stop: int) -> Block:
         strips = []
         with _LOCK, open_h5(self.location) as f:
+            if fingerprint(self.location) != self.stamp:
+                raise written_again(str(self.location))
             data = f[self.path]
             rows = data.chunks[0] if data.chunks else 1
             strip = max(1, GENE_ROWS_BYTES // max(1, (stop - start) * data.dtype.itemsize * rows)) * rows

@@ -15,9 +15,9 @@ from uuid import uuid4
 import numpy as np
 import zarr
 
-from sc_dask.array import run
 from sc_dask.array.blocks import RowBlocks, each_block, from_source
 from sc_dask.array.chunks import cut_dense, cut_rows, default_block_bytes
+from sc_dask.array.engine import run
 from sc_dask.array.expr import BlockArgs, Plan
 from sc_dask.array.layer import ForeignSource, evaluate_block
 from sc_dask.array.source import Block, MemorySource
@@ -218,7 +218,7 @@ def write_matrix(
     wanted = _Wanted(path, shard_bytes, encoding, resume, check)
     how: dict[str, Any] = {"narrow": narrow, "fractions": np.dtype(fractions or x.dtype)}
     foreign = isinstance(x.expression.source, ForeignSource)
-    once = foreign or getattr(x.expression.source, "read_once", False)
+    once = foreign or x.expression.source.read_once
     begun = _begun(x, location, path) if resume and not foreign else None
     aside = beside(location, f"spill-{path.replace('/', '-')}")
     try:

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sc_dask import work
 from sc_dask.errors import FormatError, InputError
 from sc_dask.io.store import Location, open_file
 
@@ -75,7 +76,7 @@ class AnnotationModel:
             fs.pipe_file(key, whole.getvalue())
             return
         location.path.parent.mkdir(parents=True, exist_ok=True)
-        partial = location.path.with_name(f".{location.name}.partial-{os.getpid()}")
+        partial = work.partial(location.path)
         partial.write_bytes(whole.getvalue())
         partial.replace(location.path)
 

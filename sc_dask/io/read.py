@@ -9,12 +9,14 @@ from typing import Any
 
 from anndata import AnnData
 
+from sc_dask import slots
 from sc_dask.array.blocks import RowBlocks, from_source
 from sc_dask.array.chunks import cut_dense, cut_row_pieces, default_block_bytes
 from sc_dask.errors import FormatError, InputError
+from sc_dask.io import graphs
 from sc_dask.io.elements import Encoding, MakeTable, encoding_of, lazy_table, read_elements
 from sc_dask.io.h5ad import H5CSRSource, H5DenseSource
-from sc_dask.io.store import Location, open_group, open_h5, quiet, sniff
+from sc_dask.io.store import Location, Revision, open_group, open_h5, quiet, revision_of, sniff
 from sc_dask.io.transpose import INDEX_BYTES, transpose
 from sc_dask.io.zarr import ZarrCSRSource, ZarrDenseSource, is_complete
 
@@ -95,16 +97,20 @@ def read(
 
 def _read_zarr(location: Location, budget: int, make_table: MakeTable | None) -> AnnData:
     root = open_group(location)
-    complete = is_complete(root, location)
+    complete, revision = is_complete(root, location), Revision(revision_of(location))
 
     def make(elem: Any) -> RowBlocks:
         encoding = _encoding(elem)
         if encoding.kind == "dense":
-            source = ZarrDenseSource.of(location, elem, complete)
-            return _dense(source, (elem.shards or elem.chunks)[0], budget)
-        return _sparse(ZarrCSRSource.of(location, elem, _stored_shape(encoding), complete), encoding, budget)
+            dense = ZarrDenseSource.of(location, elem, complete, revision)
+            return _dense(dense, (elem.shards or elem.chunks)[0], budget)
+        source = ZarrCSRSource.of(location, elem, _stored_shape(encoding), complete, revision)
+        return _sparse(source, encoding, budget)
 
-    return read_elements(root, str(location), make, make_table)
+    adata = read_elements(root, str(location), make, make_table)
+    placed = {("uns", key): graphs.found(value, location) for key, value in adata.uns.items()}
+    slots.write(adata, {at: value for at, value in placed.items() if value is not adata.uns[at[1]]})
+    return adata
 
 
 def _read_h5ad(location: Location, budget: int, make_table: MakeTable | None) -> AnnData:

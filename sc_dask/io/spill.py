@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import scipy.sparse as sp
 
-from sc_dask.array.source import METER, Block
+from sc_dask.array.source import METER, Block, BlockSource
 from sc_dask.errors import StoreError
 from sc_dask.io.counts import Counts, count_block, merged
 from sc_dask.io.store import Location
@@ -24,7 +24,7 @@ BLOCK_NNZ = 2 << 20  # small blocks are joined up to this
 
 
 @dataclass(frozen=True, eq=False)
-class SpillSource:
+class SpillSource(BlockSource):
     """The rows of a finished spill (a ``BlockSource``); block file i holds rows ``bounds[i]:bounds[i + 1]``.
 
     ``counts`` is what was seen of the values while they were set aside.
@@ -38,9 +38,12 @@ class SpillSource:
     token: str
     counts: Counts
 
-    def row_nnz(self) -> np.ndarray:
-        """Return the stored values of each row."""
-        return self.counts.row_nnz
+    def row_nnz(self) -> np.ndarray | None:
+        return self.counts.row_nnz if self.is_sparse else None
+
+    @property
+    def place(self) -> Location:
+        return self.location
 
     def cuts(self) -> np.ndarray:
         """Return the row bounds of the block files."""

@@ -10,6 +10,7 @@ import contextlib
 import gzip
 import os
 import posixpath
+import uuid
 import warnings
 import zipfile
 from collections.abc import Iterator, Mapping
@@ -171,6 +172,47 @@ def fingerprint(location: Location, key: str = "") -> str:
     if location.is_local:
         names = ["mtime", "size"]  # the other times differ between machines that share a disk
     return ",".join(str(info[n]) for n in names if n in info)
+
+
+def same_place(a: Location, b: Location) -> bool:
+    """Tell whether two locations are one place, under whatever names: links are followed."""
+    if a.is_local != b.is_local:
+        return False
+    if not a.is_local:
+        return a.url.rstrip("/") == b.url.rstrip("/")
+    if os.path.realpath(a.path) == os.path.realpath(b.path):
+        return True
+    try:
+        return os.path.samefile(a.path, b.path)
+    except OSError:  # one of them is not there
+        return False
+
+
+def inside(a: Location, b: Location) -> bool:
+    """Tell whether ``a`` is somewhere under ``b``."""
+    if a.is_local != b.is_local:
+        return False
+    inner, outer = (os.path.realpath(p.path) if p.is_local else p.url.rstrip("/") for p in (a, b))
+    return inner.startswith(f"{outer}/")
+
+
+@dataclass
+class Revision:
+    """The state of a store's tables when it was read, or last written by us; changes with every update.
+
+    ``owner`` names the AnnData: an update of its own that was interrupted is no news to it.
+    """
+
+    text: str
+    owner: str = field(default_factory=lambda: uuid.uuid4().hex)
+
+
+def revision_of(location: Location) -> str:
+    """Return a text that changes when results are written into a store."""
+    keys = [f"{group}{key}" for group in ("", "obs/", "var/") for key in ("zarr.json", ".zattrs", ".zmetadata")]
+    if location.is_zip:
+        return fingerprint(location)
+    return ";".join(fingerprint(location, key) for key in keys)
 
 
 def _missing(location: Location) -> StoreError:
@@ -407,6 +449,12 @@ def open_h5(location: Location) -> Any:
     try:
         return h5py.File(f, "r")
     except OSError as err:
+        if isinstance(err, BlockingIOError) or "lock" in str(err):
+            raise StoreError(
+                f"{location} is locked: another program has it open for writing",
+                "a file that nobody writes",
+                "close it there, or set HDF5_USE_FILE_LOCKING=FALSE if the disk's locks do not work",
+            ) from err
         raise FormatError(f"{location} is no whole HDF5 file: {err}", "a whole file", "fetch it again") from err
 
 

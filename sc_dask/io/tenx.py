@@ -78,7 +78,7 @@ def _read_v3(group: Any, location: Location) -> tuple[pd.DataFrame, pd.DataFrame
         var["probe_ids"] = _text(features, "id", location)
     var["feature_types"] = _text(features, "feature_type", location)
     for key, item in features.items():
-        if hasattr(item, "dtype") and key not in _NOT_COLUMNS:
+        if hasattr(item, "dtype") and key not in _NOT_COLUMNS and item.shape == features[id_key].shape:
             var[key] = item[()].astype(bool) if item.dtype.kind == "b" else _text(features, key, location)
     obs = {}
     if "filtered_barcodes" in group:

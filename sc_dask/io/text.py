@@ -13,7 +13,6 @@ from __future__ import annotations
 import bz2
 import contextlib
 import gzip
-import tempfile
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -26,12 +25,12 @@ import pandas as pd
 import scipy.sparse as sp
 from anndata import AnnData
 
-from sc_dask import config
 from sc_dask.array.blocks import from_source
 from sc_dask.errors import FormatError
 from sc_dask.io.spill import Spill
 from sc_dask.io.store import Location, open_file
 from sc_dask.outside.pandas import exact_floats
+from sc_dask.work import WorkFolder
 
 CHUNK_ENTRIES = 1 << 20  # entries of a Matrix Market file parsed at once
 BUCKET_ENTRIES = 2 << 20  # entries sorted in memory at once (16 bytes each)
@@ -196,16 +195,16 @@ class Buckets:
         n_buckets = max(1, -(-n_entries // BUCKET_ENTRIES))
         self._rows = max(1, -(-n_obs // n_buckets))
         self._shape = (n_obs, n_vars)
-        self._folder = tempfile.TemporaryDirectory(prefix="sc-dask-", dir=config.work_dir())
+        self._folder = WorkFolder.make("entries")
 
     def __enter__(self) -> Buckets:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._folder.cleanup()
+        self._folder.remove()
 
     def _path(self, bucket: int) -> Path:
-        return Path(self._folder.name) / f"{bucket}.bin"
+        return self._folder.path / f"{bucket}.bin"
 
     def add(self, row: np.ndarray, col: np.ndarray, value: np.ndarray) -> None:
         """Deal out a chunk of entries."""

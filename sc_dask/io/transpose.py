@@ -7,7 +7,7 @@ A csc matrix is the csr matrix of its transpose, so any source of the transpose 
 3. sort: each bucket becomes the rows of one block, written where they belong in two plain files.
 
 Memory: ``threads x 4 x block_bytes + 24 bytes x n_obs``, but at least four times the largest column.
-Disk, in the option ``work-dir`` (else the system's temporary folder): 8 + itemsize bytes a non-zero, and at most
+Disk, in a temporary folder (`sc_dask.work.scratch`): 8 + itemsize bytes a non-zero, and at most
 twice that for a moment. The folder goes when the last source that reads it goes, at the latest when
 the process that made it ends. Workers on other machines must see it: set ``work-dir`` to a shared
 disk, or convert the store.
@@ -17,11 +17,7 @@ A matrix that fits into one block is turned in memory.
 
 from __future__ import annotations
 
-import os
-import shutil
-import tempfile
 import threading
-import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
@@ -37,57 +33,24 @@ from sc_dask.array.source import METER, Block, BlockSource, MemorySource
 from sc_dask.errors import StoreError
 from sc_dask.kernels.csr import from_parts
 from sc_dask.log import current_stage, logger
+from sc_dask.work import WorkFolder
 
 INDEX_BYTES = 4
 
 
-class WorkArea:
-    """A temporary folder that goes with the last object that holds it; a pickled copy only borrows it."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._finalizer: Any = None
-
-    @classmethod
-    def make(cls) -> WorkArea:
-        """Make a new folder in the option ``work-dir``, or in the system's temporary folder."""
-        parent = config.work_dir()
-        if parent is not None:
-            Path(parent).mkdir(parents=True, exist_ok=True)
-        area = cls(Path(tempfile.mkdtemp(prefix="sc-dask-", dir=parent)))
-        area._finalizer = weakref.finalize(area, _remove, area.path, os.getpid())
-        return area
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return WorkArea, (self.path,)
-
-    def remove(self) -> None:
-        """Remove the folder now."""
-        if self._finalizer is not None:
-            self._finalizer()
-
-
-def _remove(path: Path, pid: int) -> None:
-    if os.getpid() == pid:  # a forked child must not take its parent's folder
-        shutil.rmtree(path, ignore_errors=True)
-
-
 @dataclass(frozen=True)
-class SpilledSource:
+class SpilledSource(BlockSource):
     """Rows of a csr matrix in three plain files of a folder: ``data``, ``indices`` (int32) and ``indptr`` (int64)."""
 
     folder: str
     shape: tuple[int, int]
     dtype: np.dtype[Any]
-    area: WorkArea = field(compare=False, repr=False)
+    token: str
+    area: WorkFolder = field(compare=False, repr=False)
 
     @property
     def is_sparse(self) -> bool:
         return True
-
-    @property
-    def token(self) -> str:
-        return f"spilled-{Path(self.folder).name}"
 
     def read(self, start: int, stop: int) -> Block:
         indptr = self._entries("indptr", np.dtype(np.int64), start, stop + 1)
@@ -165,7 +128,7 @@ def _spilled(source: BlockSource, column_bounds: np.ndarray, budget: int) -> tup
     indptr = np.concatenate([[0], np.cumsum(counts)])
     bounds = cut_rows(indptr, budget, INDEX_BYTES + source.dtype.itemsize)
     logger.info("turning a csc matrix of %d x %d: %d non-zeros, %d buckets", n_obs, n_vars, indptr[-1], len(bounds) - 1)
-    area = WorkArea.make()
+    area = WorkFolder.make("rows")
     try:
         indptr.tofile(area.path / "indptr")
         buckets = _Buckets(area.path, bounds, source.dtype)
@@ -176,7 +139,7 @@ def _spilled(source: BlockSource, column_bounds: np.ndarray, budget: int) -> tup
     except BaseException:
         area.remove()
         raise
-    return SpilledSource(str(area.path), (n_obs, n_vars), source.dtype, area), bounds
+    return SpilledSource(str(area.path), (n_obs, n_vars), source.dtype, f"transposed-{source.token}", area), bounds
 
 
 def _side_by_side(work: Callable[[int, int], Any], bounds: np.ndarray) -> Iterator[Any]:

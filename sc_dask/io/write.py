@@ -24,13 +24,13 @@ from sc_dask.array.blocks import RowBlocks, from_array
 from sc_dask.array.concat import sources
 from sc_dask.array.expr import Expr
 from sc_dask.array.layer import ForeignSource
-from sc_dask.errors import InputError
-from sc_dask.io import commit
+from sc_dask.errors import InputError, StoreError, TakenOverError
+from sc_dask.io import commit, graphs, keys
 from sc_dask.io import layout as disk
 from sc_dask.io.matrix import Written, write_matrix
-from sc_dask.io.store import Location, batched, open_group, quiet
+from sc_dask.io.store import Location, batched, exists, inside, open_group, quiet, revision_of, same_place
 from sc_dask.outside.anndata import named_layers
-from sc_dask.slots import columns, is_lazy, lazy_columns, load, names
+from sc_dask.slots import columns, in_memory, is_lazy, lazy_columns, load, names
 
 MAPPINGS = ("obsm", "varm", "obsp", "varp")
 
@@ -46,7 +46,7 @@ def write(
     narrow: bool = False,
     shard_bytes: int = disk.SHARD_BYTES,
 ) -> None:
-    """Write an AnnData to a zarr store that ``anndata.read_zarr`` and ``sd.read`` open.
+    """Write an AnnData to a zarr store, or to an h5ad file, that anndata and ``sd.read`` open.
 
     Parameters
     ----------
@@ -54,7 +54,8 @@ def write(
         X and layers lazy (``sd.read``, or any Dask array of row blocks) or in memory (csr, csc, ndarray); obs and var
         too may be lazy (``lazy_obs``), and are then written column by column.
     path
-        A path or fsspec URL of a zarr store.
+        A path or fsspec URL of a zarr store; or a path that ends in ``.h5ad``, which anndata's own writer writes block
+        by block in one thread.
     storage_options
         For the URL, as fsspec takes them.
     overwrite
@@ -74,7 +75,8 @@ def write(
     Raises
     ------
     StoreError
-        Something stands at ``path`` and neither ``overwrite`` nor ``update`` is given.
+        Something stands at ``path`` and neither ``overwrite`` nor ``update`` is given; another process writes there;
+        with ``update``, somebody else has written into the store since it was read.
     InputError
         ``path`` is what X or a lazy obs is read from (without ``update``), or with ``update`` it is not, or X was
         changed.
@@ -88,22 +90,48 @@ def write(
     (3, 3)
     """
     target = Location.parse(path, storage_options)
+    keys.check(adata)
+    if target.name.endswith(".h5ad"):
+        if update or narrow or shard_bytes != disk.SHARD_BYTES:
+            raise InputError("found update, narrow or shard_bytes for an h5ad file", "a zarr store", "leave them out")
+        _write_h5ad(adata, target, overwrite)
+        return
     if update:
         if overwrite or narrow:
             raise InputError("found update=True with overwrite or narrow", "update alone", "leave the other out")
         _update(adata, target)
         return
     _refuse_own_store(adata, target)
-    place = commit.draft(target, overwrite=overwrite)
-    place.begin()
-    try:
-        for where, x in matrices(adata):
-            write_one(x, place.place, where, narrow=narrow, shard_bytes=shard_bytes)
-        write_elements(adata, open_group(place.place, mode="r+", use_consolidated=False))
-        place.publish()
-    except BaseException:
-        place.abandon()
-        raise
+    with commit.writing(target):
+        place = commit.draft(target, overwrite=overwrite)
+        place.begin()
+        try:
+            for where, x in matrices(adata):
+                write_one(x, place.place, where, narrow=narrow, shard_bytes=shard_bytes)
+                place.check_own()
+            write_elements(adata, place.place)
+            place.publish()
+        except TakenOverError:
+            raise  # what stands there is another writer's
+        except BaseException:
+            place.abandon()
+            raise
+
+
+def _write_h5ad(adata: AnnData, target: Location, overwrite: bool) -> None:
+    if not target.is_local:
+        raise InputError(f"found {target} as the output", "a path of this machine for h5ad", "write zarr to a URL")
+    if not overwrite and exists(target):
+        raise StoreError(
+            f"there is something at {target} already", "a new path", "choose another path, or overwrite=True"
+        )
+    if is_lazy(adata.obs) or is_lazy(adata.var):
+        parts = {name: dict(getattr(adata, name)) for name in MAPPINGS}
+        tables = {name: in_memory(getattr(adata, name)) for name in ("obs", "var")}
+        raw = adata.raw and {"X": adata.raw.X, "var": adata.raw.var, "varm": dict(adata.raw.varm)}
+        adata = AnnData(adata.X, **tables, uns=dict(adata.uns), layers=dict(named_layers(adata)), **parts, raw=raw)
+    with commit.writing(target):
+        adata.write_h5ad(target.path, convert_strings_to_categoricals=False)
 
 
 def matrices(adata: AnnData) -> Iterator[tuple[str, Any]]:
@@ -146,8 +174,8 @@ def write_one(
 # -- small elements ------------------------------------------------------------------------------
 
 
-def elements(adata: AnnData) -> Iterator[tuple[str, Any]]:
-    """Yield path and value of every element that AnnData's own writer writes."""
+def elements(adata: AnnData, place: Location) -> Iterator[tuple[str, Any]]:
+    """Yield path and value of every element that AnnData's own writer writes; landmark graphs are put to ``place``."""
     yield "obs", _storable(adata.obs)
     yield "var", _storable(adata.var)
     for slot in MAPPINGS:
@@ -155,7 +183,7 @@ def elements(adata: AnnData) -> Iterator[tuple[str, Any]]:
             if not _is_lazy_matrix(value):
                 yield f"{slot}/{key}", _storable(value) if isinstance(value, pd.DataFrame) else value
     for key, value in adata.uns.items():
-        yield f"uns/{key}", value
+        yield f"uns/{key}", graphs.stored(key, keys.with_safe_names(f"uns[{key!r}]", value), place)
 
 
 def _storable(frame: Any) -> Any:
@@ -183,11 +211,12 @@ def _is_lacking_text(column: pd.Series) -> bool:
     )
 
 
-def write_elements(adata: AnnData, root: zarr.Group) -> None:
+def write_elements(adata: AnnData, place: Location) -> None:
     """Write all but the matrices of a new store."""
+    root = open_group(place, mode="r+", use_consolidated=False)
     for slot in ("layers", "uns", *MAPPINGS):
         root.require_group(slot).attrs.update({"encoding-type": "dict", "encoding-version": "0.1.0"})
-    for path, value in elements(adata):
+    for path, value in elements(adata, place):
         write_element(root, path, value)
     if adata.raw is not None:
         raw = root.require_group("raw")
@@ -259,26 +288,34 @@ def _exprs(adata: AnnData) -> Iterator[tuple[str, Expr]]:
 
 
 def _refuse_own_store(adata: AnnData, target: Location) -> None:
-    read_from = [(path, getattr(s, "location", None)) for path, expr in _exprs(adata) for s in sources(expr)]
+    read_from = [(path, s.place) for path, expr in _exprs(adata) for s in sources(expr)]
     for table in (adata.obs, adata.var):
         read_from += [(str(getattr(c, "path", "")), getattr(c, "location", None)) for c in lazy_columns(table)]
     for path, location in read_from:
-        if isinstance(location, Location) and location.url == target.url:
+        if not isinstance(location, Location):
+            continue
+        if same_place(location, target):
             raise InputError(
-                f"{path} is read lazily from {target}, the store that would be written",
+                f"{path} is read lazily from {location}, the store that would be written at {target}",
                 "another path",
                 "choose another path, or update=True to write results only",
+            )
+        if inside(location, target) or inside(target, location):
+            raise InputError(
+                f"{path} is read lazily from {location}; one of it and {target} is inside the other",
+                "a place of its own",
+                "choose another path",
             )
 
 
 def _update(adata: AnnData, target: Location) -> None:
     x = dict(_exprs(adata)).get("X")
-    location = getattr(x.source, "location", None) if x else None
-    if x is None or not isinstance(location, Location) or location.url != target.url:
+    location = x.source.place if x else None
+    if x is None or not isinstance(location, Location) or not same_place(location, target):
         raise InputError(
             f"X is not read from {target}", "update=True with the store that X was read from", "leave update out"
         )
-    if x.steps or x.rows is not None:
+    if not x.is_as_stored:
         raise InputError(
             f"X is no longer what {target} holds: rows or columns were picked, or values changed",
             "update=True with X as it was read",
@@ -286,12 +323,32 @@ def _update(adata: AnnData, target: Location) -> None:
         )
     if target.name.endswith(".h5ad") or not _is_anndata(target):
         raise InputError(f"{target} is no AnnData zarr store", "update=True with a zarr store", "write to a new path")
-    staged = commit.stage(target)
-    paths = []
-    for path, value in elements(adata):
-        write_element(staged, path, value)
-        paths.append(path)
-    commit.apply(target, staged, paths)
+    with commit.writing(target):
+        revision, finished = getattr(x.source, "revision", None), commit.finish_update(target)
+        if revision is not None and finished == revision.owner:
+            revision.text = revision_of(target)
+        if revision is not None and revision.text != revision_of(target):
+            raise StoreError(
+                f"results were written into {target} by somebody else since it was read, which this would undo",
+                "a store as it was read",
+                "read it again with sd.read, then compute and write what is missing",
+            )
+        staged = commit.stage(target)
+        written = {}
+        for path, value in elements(adata, target):
+            write_element(staged, path, value)
+            written[path] = value
+        commit.apply(target, staged, list(written), owner=None if revision is None else revision.owner)
+        graphs.drop_others(_uns_of(target), target)
+        if revision is not None:
+            revision.text = revision_of(target)
+
+
+def _uns_of(target: Location) -> dict[str, Any]:
+    """Return the elements of a store's uns that name landmark graphs."""
+    uns: Any = open_group(target, mode="r").get("uns", {})
+    about = {key: uns[key] for key in uns if "compact" in getattr(uns[key], "keys", tuple)()}
+    return {key: anndata.io.read_elem(value) for key, value in about.items()}
 
 
 def _is_anndata(target: Location) -> bool:

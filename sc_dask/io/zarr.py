@@ -6,12 +6,14 @@ they open is kept per process and found again by all threads.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import threading
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from typing import Any, Protocol
 
 import numpy as np
 import zarr
@@ -20,11 +22,11 @@ from zarr.abc.buffer import Buffer, BufferPrototype
 from zarr.abc.store import ByteRequest, Store
 from zarr.storage import WrapperStore
 
-from sc_dask.array.source import METER, Block
+from sc_dask.array.source import METER, Block, BlockSource
 from sc_dask.errors import FormatError, StoreError
 from sc_dask.io.csr import StoredCSR, block_dtype
-from sc_dask.io.fetch import Steps, objects_at, together
-from sc_dask.io.store import Location, fingerprint, zarr_store
+from sc_dask.io.fetch import Steps, objects_at, together, written_again
+from sc_dask.io.store import Location, Revision, fingerprint, zarr_store
 from sc_dask.io.zchunks import Chunks
 
 MARK = "sc_dask"  # root attribute of the stores that we write
@@ -76,16 +78,18 @@ def is_complete(root: zarr.Group, location: Location) -> bool:
 class ZarrArray:
     """One zarr array, opened: rows by slice, errors with the file's name, and chunks that were found missing."""
 
-    def __init__(self, location: Location, array: zarr.Array[Any], store: ChunkStore) -> None:
+    def __init__(self, location: Location, array: zarr.Array[Any], store: ChunkStore, source: _Opened) -> None:
         self.name = f"{location}: {array.path}"
         self._location, self._array = location, array
-        self._missing = store.missing
+        self._newest_ns = source.newest_ns
+        self._missing = [store.missing]
         self._rows_per_object = (array.shards or array.chunks)[0] if array.ndim else 1
-        objects = objects_at(location)
+        objects = objects_at(location, source.newest_ns)
         self._direct = None if objects is None else Chunks.of(objects, array)
         self._zarrs = _with_zarrs(location, array.path) if self._direct is None else None
         if self._direct is not None:
-            self._missing = self._direct.missing
+            # in a store that promises all chunks even one of zeros should be there
+            self._missing = [self._direct.missing, *([self._direct.left_out] if source.complete else [])]
 
     def __len__(self) -> int:
         return int(self._array.shape[0])
@@ -107,7 +111,11 @@ class ZarrArray:
                 rows = self._read_with_zarrs(self._zarrs, start, stop)
                 if rows is not None:
                     return rows
-            return np.ascontiguousarray(np.asarray(self._array[start:stop]))
+            rows = np.ascontiguousarray(np.asarray(self._array[start:stop]))
+            self._check_unchanged(start, stop)
+            return rows
+        except StoreError:
+            raise
         except (OSError, TimeoutError) as err:
             raise StoreError(f"{self.name} cannot be read: {err}", "a readable store", "try again") from err
         except (ValueError, RuntimeError, TypeError, EOFError) as err:
@@ -115,15 +123,24 @@ class ZarrArray:
                 f"{self.name} has a damaged chunk in rows {start} to {stop}: {err}", "whole chunks", "copy it again"
             ) from err
 
+    def _check_unchanged(self, start: int, stop: int) -> None:
+        """Look at the files of rows that zarr has read itself."""
+        if self._newest_ns is None:
+            return
+        for _, key in self._objects(start, stop):
+            with contextlib.suppress(FileNotFoundError):
+                if os.stat(self._location.path / key).st_mtime_ns > self._newest_ns:
+                    raise written_again(f"{self._location}/{key}")
+
     def absent(self, start: int, stop: int) -> list[tuple[int, int, str]]:
         """Return first row, last + 1 and key of the stored objects of ``start:stop`` found missing while reading."""
-        if not self._missing:
+        if not any(self._missing):
             return []
         step = self._rows_per_object
         return [
             (i * step, min((i + 1) * step, len(self)), key)
             for i, key in self._objects(start, stop)
-            if key in self._missing
+            if any(key in keys for keys in self._missing)
         ]
 
     def _objects(self, start: int, stop: int) -> Iterator[tuple[int, str]]:
@@ -146,10 +163,13 @@ class ZarrArray:
             return None
         for i, key in self._objects(start, stop):
             try:
-                size = os.stat(self._location.path / key).st_size
+                info = os.stat(self._location.path / key)
             except FileNotFoundError:
-                self._missing.add(key)
+                self._missing[0].add(key)
                 continue
+            if self._newest_ns is not None and info.st_mtime_ns > self._newest_ns:
+                raise written_again(f"{self._location}/{key}")
+            size = info.st_size
             if array.shards is not None:
                 first, rows_here = i * self._rows_per_object, self._rows_per_object
                 step = int(array.chunks[0])
@@ -188,23 +208,66 @@ def _open(location: Location, path: str) -> zarr.Group | zarr.Array[Any]:
         raise StoreError(f"{location}: {path} cannot be opened: {err}", "an array", "copy the store again") from err
 
 
-def _array(location: Location, path: str) -> ZarrArray:
+class _Opened(Protocol):
+    """What a source knows of its store."""
+
+    @property
+    def location(self) -> Location: ...
+    @property
+    def complete(self) -> bool:
+        """Whether the store promises that every chunk is stored."""
+        ...
+
+    @property
+    def newest_ns(self) -> int | None:
+        """The latest modification time of a file of the matrix when it was opened; None where it is not local."""
+        ...
+
+
+def _array(source: _Opened, path: str) -> ZarrArray:
+    location = source.location
     found = _open(location, path)
     if not isinstance(found, zarr.Array):
         raise FormatError(f"{location}: {path} is a group", "an array")
     store = found.store
     assert isinstance(store, ChunkStore)
-    return ZarrArray(location, found, store)
+    return ZarrArray(location, found, store, source)
 
 
-def stamp(location: Location, path: str, array: zarr.Array[Any]) -> str:
-    """Return a text that changes when an array is written again."""
+def stamp(location: Location, path: str, array: zarr.Array[Any]) -> tuple[str, int | None]:
+    """Return a text that changes when an array is written again, and the latest modification time of its files.
+
+    Of a folder on this machine every file is looked at, chunks too: they may be changed in place. Elsewhere it is the
+    metadata, which every writer renews.
+    """
     key = "zarr.json" if array.metadata.zarr_format == 3 else ".zarray"
-    return tokenize(str(array.metadata.to_dict()), fingerprint(location, f"{path}/{key}"))
+    known = [str(array.metadata.to_dict()), fingerprint(location, f"{path}/{key}")]
+    if not location.is_local or location.is_zip:
+        return tokenize(*known), None
+    digest, newest = blake2b(digest_size=16), 0
+    for name, info in sorted(_files(f"{location.url}/{path}")):
+        digest.update(f"{name}\0{info.st_size}\0{info.st_mtime_ns}\n".encode())
+        newest = max(newest, info.st_mtime_ns)
+    return tokenize(*known, digest.hexdigest()), newest
+
+
+def _files(folder: str) -> Iterator[tuple[str, os.stat_result]]:
+    """Yield path and status of every file under a folder."""
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.is_dir():
+                yield from _files(entry.path)
+            else:
+                yield entry.path, entry.stat()
+
+
+def _latest(times: Sequence[int | None]) -> int | None:
+    known = [t for t in times if t is not None]
+    return max(known) if known else None
 
 
 @dataclass(frozen=True)
-class ZarrCSRSource:
+class ZarrCSRSource(BlockSource):
     """Rows of a sparse matrix in a zarr store (or columns of a csc one, as the csr of the transpose)."""
 
     location: Location
@@ -213,9 +276,18 @@ class ZarrCSRSource:
     dtype: np.dtype[Any]
     stamp: str
     complete: bool = False
+    newest_ns: int | None = None
+    revision: Revision | None = field(default=None, compare=False)  # shared by all matrices that were read at once
 
     @classmethod
-    def of(cls, location: Location, group: zarr.Group, shape: tuple[int, int], complete: bool) -> ZarrCSRSource:
+    def of(
+        cls,
+        location: Location,
+        group: zarr.Group,
+        shape: tuple[int, int],
+        complete: bool,
+        revision: Revision | None = None,
+    ) -> ZarrCSRSource:
         """Make the source of a group with ``data``, ``indices`` and ``indptr``; checks their lengths.
 
         Raises
@@ -230,8 +302,8 @@ class ZarrCSRSource:
                 raise FormatError(f"{location}: {group.path} has no array {key}", "data, indices and indptr")
             stamps.append(stamp(location, array.path, array))
             dtype = block_dtype(array.dtype, f"{location}: {array.path}")
-        mark = tokenize(*stamps)
-        source = cls(location, group.path, shape, dtype, mark, complete)
+        mark, newest = tokenize(*(text for text, _ in stamps)), _latest([time for _, time in stamps])
+        source = cls(location, group.path, shape, dtype, mark, complete, newest, revision)
         source.opened().check()
         return source
 
@@ -240,8 +312,26 @@ class ZarrCSRSource:
         return True
 
     @property
+    def place(self) -> Location:
+        return self.location
+
+    @property
+    def state(self) -> str:
+        return self.stamp
+
+    @property
     def token(self) -> str:
         return tokenize(type(self).__name__, self.location.url, self.path, self.shape, self.stamp)
+
+    def row_nnz(self) -> np.ndarray:
+        return np.diff(self.opened().rows(0, self.shape[0]))  # its indptr is one small array
+
+    def columns(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
+        return self.opened().columns(start, stop)
+
+    @property
+    def reads_columns(self) -> bool:
+        return True
 
     def opened(self) -> StoredCSR:
         """Return the open matrix, opened once per process."""
@@ -256,12 +346,12 @@ class ZarrCSRSource:
 
 @functools.lru_cache(maxsize=64)
 def _opened_csr(source: ZarrCSRSource) -> StoredCSR:
-    data, indices, indptr = (_array(source.location, f"{source.path}/{k}") for k in ("data", "indices", "indptr"))
+    data, indices, indptr = (_array(source, f"{source.path}/{k}") for k in ("data", "indices", "indptr"))
     return StoredCSR(data, indices, indptr, source.shape, source.complete)
 
 
 @dataclass(frozen=True)
-class ZarrDenseSource:
+class ZarrDenseSource(BlockSource):
     """Rows of a dense matrix in a zarr store."""
 
     location: Location
@@ -270,17 +360,30 @@ class ZarrDenseSource:
     dtype: np.dtype[Any]
     stamp: str
     complete: bool = False
+    newest_ns: int | None = None
+    revision: Revision | None = field(default=None, compare=False)  # shared by all matrices that were read at once
 
     @classmethod
-    def of(cls, location: Location, array: zarr.Array[Any], complete: bool) -> ZarrDenseSource:
+    def of(
+        cls, location: Location, array: zarr.Array[Any], complete: bool, revision: Revision | None = None
+    ) -> ZarrDenseSource:
         """Make the source of a 2-D array."""
         shape = (int(array.shape[0]), int(array.shape[1]))
         dtype = block_dtype(array.dtype, f"{location}: {array.path}")
-        return cls(location, array.path, shape, dtype, stamp(location, array.path, array), complete)
+        mark, newest = stamp(location, array.path, array)
+        return cls(location, array.path, shape, dtype, mark, complete, newest, revision)
 
     @property
     def is_sparse(self) -> bool:
         return False
+
+    @property
+    def place(self) -> Location:
+        return self.location
+
+    @property
+    def state(self) -> str:
+        return self.stamp
 
     @property
     def token(self) -> str:
@@ -303,4 +406,4 @@ class ZarrDenseSource:
 
 @functools.lru_cache(maxsize=64)
 def _opened_dense(source: ZarrDenseSource) -> ZarrArray:
-    return _array(source.location, source.path)
+    return _array(source, source.path)

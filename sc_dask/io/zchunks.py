@@ -63,7 +63,10 @@ class _Coding:
                 self.codec.decode(raw, out)
                 return
             plain: Any = raw if self.codec is None else self.codec.decode(raw)
-            out[:] = np.frombuffer(memoryview(plain).cast("B"), self.dtype)
+            found = np.frombuffer(memoryview(plain).cast("B"), self.dtype)
+            if len(found) != len(out):  # one value would be put everywhere
+                raise ValueError(f"{len(found)} values instead of {len(out)}")
+            out[:] = found
         except (ValueError, RuntimeError, TypeError, EOFError, OSError) as err:
             raise FormatError(f"{name}: {err}", "whole chunks", "copy it again") from err
 
@@ -212,7 +215,8 @@ class Chunks:
         self._number = next(_NUMBERS)
         self._lock = threading.Lock()
         self._indexes: OrderedDict[int, _Once[np.ndarray | None]] = OrderedDict()
-        self.missing: set[str] = set()
+        self.missing: set[str] = set()  # objects that are not there
+        self.left_out: set[str] = set()  # objects there, whose index says that a chunk holds nothing but the fill value
 
     @classmethod
     def of(cls, objects: Objects, array: zarr.Array[Any]) -> Chunks | None:
@@ -327,11 +331,12 @@ class Chunks:
             raise
         if table is None:
             self._forget(obj)
-        else:
-            offset, size = (int(v) for v in table[i - obj * (self._grid.per_object // self._grid.per_chunk)])
-            if offset != _MISSING:
-                return Part(self._key(obj), offset, size)
-        self.missing.add(self._key(obj))
+            self.missing.add(self._key(obj))
+            return None
+        offset, size = (int(v) for v in table[i - obj * (self._grid.per_object // self._grid.per_chunk)])
+        if offset != _MISSING:
+            return Part(self._key(obj), offset, size)
+        self.left_out.add(self._key(obj))
         return None
 
     def _index(self, obj: int) -> _Once[np.ndarray | None]:
@@ -362,7 +367,8 @@ class Chunks:
         raw = answer()
         if raw is None:
             out[:] = self._coding.fill if self._coding.fill is not None else 0
-            self.missing.add(self._key(self._object(i)))
+            if answer is not _nothing:  # `_where` has noted that one
+                self.missing.add(self._key(self._object(i)))
         else:
             METER.add(n_bytes=len(raw))
             self._coding.decode(raw, out, f"{self._objects.name}: {self._array.path} has a damaged chunk ({i})")

@@ -86,10 +86,7 @@ def gram_update(
     state: SplitState, block: Block, dtype: DTypeLike = np.float32, tile_rows: int = TILE_ROWS
 ) -> SplitState:
     """Return ``merge_gram(state, gram(block))`` as a new state."""
-    copied = SplitState(
-        state.n, state.sums.copy(), state.frame, state.dense.copy(), state.cross.copy(), state.pairs.copy()
-    )
-    return gram_absorb(copied, block, dtype, tile_rows)
+    return gram_absorb(_copied(state), block, dtype, tile_rows)
 
 
 def gram_absorb(
@@ -115,13 +112,28 @@ def gram_absorb(
 
 def merge_gram(a: SplitState, b: SplitState) -> SplitState:
     """Return the state of the cells of both; associative."""
+    a, b = (b, a) if a.frame.n_rows < b.frame.n_rows else (a, b)
+    return merge_gram_inplace(_copied(a), b)
+
+
+def merge_gram_inplace(a: SplitState, b: SplitState) -> SplitState:
+    """Return the same, in the arrays of one of the states, which is lost."""
+    a, b = (b, a) if a.frame.n_rows < b.frame.n_rows else (a, b)
     if a.n == 0 or b.n == 0:
         return b if a.n == 0 else a
-    if a.frame.n_rows < b.frame.n_rows:
-        a, b = b, a
-    same = np.array_equal(a.frame.place, b.frame.place) and np.array_equal(a.frame.shift, b.frame.shift)
-    b = b if same else _reframed(b, a.frame)
-    return SplitState(a.n + b.n, a.sums + b.sums, a.frame, a.dense + b.dense, a.cross + b.cross, a.pairs + b.pairs)
+    if np.array_equal(a.frame.place, b.frame.place) and np.array_equal(a.frame.shift, b.frame.shift):
+        for name in ("dense", "cross", "pairs"):
+            np.add(getattr(a, name), getattr(b, name), out=getattr(a, name))
+    else:
+        _refold_into(a, b)
+    np.add(a.sums, b.sums, out=a.sums)
+    return SplitState(a.n + b.n, a.sums, a.frame, a.dense, a.cross, a.pairs)
+
+
+def _copied(state: SplitState) -> SplitState:
+    return SplitState(
+        state.n, state.sums.copy(), state.frame, state.dense.copy(), state.cross.copy(), state.pairs.copy()
+    )
 
 
 def finish(state: SplitState) -> GramState:
@@ -254,9 +266,16 @@ def _reframed(state: SplitState, frame: Frame) -> SplitState:
     out = _empty(frame)
     if not state.n:
         return out
-    known, moved = finish(state), _moved(state.sums, state.n, frame)
-    _fold(known.gram, frame.place, moved, state.n, out.dense, out.cross, out.pairs)
+    _refold_into(out, state)
     return SplitState(state.n, state.sums, frame, out.dense, out.cross, out.pairs)
+
+
+def _refold_into(a: SplitState, b: SplitState) -> None:
+    """Add the products of ``b`` to those of ``a``, in the frame of ``a``."""
+    _refold(
+        b.frame.place, b.dense, b.cross, b.pairs, _moved(b.sums, b.n, b.frame),
+        a.frame.place, a.dense, a.cross, a.pairs, _moved(b.sums, b.n, a.frame), b.n,
+    )  # fmt: skip
 
 
 def _add_sparse(state: SplitState, block: sp.csr_matrix, dtype: np.dtype[Any], tile_rows: int) -> None:
@@ -391,19 +410,30 @@ def _unfold(place: Array, dense: Array, cross: Array, pairs: Array, moved: Array
 
 
 @numba.njit(nogil=True, cache=True)
-def _fold(gram: Array, place: Array, moved: Array, n: int, dense: Array, cross: Array, pairs: Array) -> None:
-    p, d = len(place), len(dense)
+def _refold(
+    place: Array, dense: Array, cross: Array, pairs: Array, moved: Array,
+    new_place: Array, new_dense: Array, new_cross: Array, new_pairs: Array, new_moved: Array, n: int,
+) -> None:  # fmt: skip
+    """Add products of deviations from one set of shifts to those from another set, in their order of the genes."""
+    p, d, e = len(place), len(dense), len(new_dense)
     for i in range(p):
-        a = place[i]
+        a, s = place[i], new_place[i]
+        old, new = moved[a] / n, new_moved[s] / n
         for j in range(i, p):
-            b = place[j]
-            v = gram[i, j] + moved[a] * (moved[b] / n)
+            b, t = place[j], new_place[j]  # of two genes of a kind, the later one has the later place
             if b < d:
-                if a < d:
-                    dense[a, b] = dense[b, a] = v
-                else:
-                    cross[a - d, b] = v
-            elif a < d:
-                cross[b - d, a] = v
+                v = dense[a, b] if a < d else cross[a - d, b]
             else:
-                pairs[a - d, b - d] = v
+                v = cross[b - d, a] if a < d else pairs[a - d, b - d]
+            v += new * new_moved[t] - old * moved[b]
+            if t < e:
+                if s < e:
+                    new_dense[s, t] += v
+                    if s != t:
+                        new_dense[t, s] += v
+                else:
+                    new_cross[s - e, t] += v
+            elif s < e:
+                new_cross[t - e, s] += v
+            else:
+                new_pairs[s - e, t - e] += v

@@ -20,6 +20,8 @@ from sc_dask.kernels.csr import Array, values
 from sc_dask.kernels.moments import Moments, rows_by_group
 from sc_dask.kernels.normalize import TABLE_SIZE, log1p_of
 
+_FIRST_CELLS = 512  # of a group, whose mean deviations are taken about: near enough, at a fraction of a block's time
+
 
 @dataclass(frozen=True)
 class LogSums:
@@ -75,9 +77,9 @@ def absorb(
     parts = values(block.data), block.indices, block.indptr, factors, over, power, one, order
     n = np.diff(starts)
     for g in np.flatnonzero((n > 0) & (state.n == 0)):
-        first = np.zeros((1, *state.sums.shape[1:]))
-        _add_log_values(*parts, starts[g : g + 2], first)
-        state.sums[g, :, 3] = first[0, :, 0] / n[g]
+        first, few = np.zeros((1, *state.sums.shape[1:])), min(int(n[g]), _FIRST_CELLS)
+        _add_log_values(*parts, starts[g] + np.array([0, few]), first)
+        state.sums[g, :, 3] = first[0, :, 0] / few
     _add_log_values(*parts, starts, state.sums)
     np.add(state.n, n, out=state.n)
     return state

@@ -9,7 +9,10 @@ entry                               why                                         
 ``anndata.make_actual``             no public way to turn a view into an AnnData in place    anndata has one
 ``anndata.subset_inplace``          the same, for cells and genes; scanpy calls it too       anndata has one
 ``anndata.keep_class_in_views``     views make a plain Dask array of a lazy X                anndata keeps subclasses
+``anndata.write_lazy``              writers are chosen by the exact class of X               subclasses are accepted
+``anndata.write_whole``             the target is emptied before X is asked for              files are replaced whole
 ``dask``: tasks                     ``dask._task_spec``, what graphs are made of             the names are public
+``dask.unpin``                      loose restrictions to a lost worker hold tasks back      distributed lets them go
 ``dask.has_sparse_blocks``          ``Array._meta`` tells what blocks are                    it has a public name
 ``pandas.exact_floats``               ``float_precision``, deprecated in 3.1                   the floor is 3.1
 ``xarray``: lazy columns            ``xarray.core.indexing``, which its guide for backends   the names are public

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import dask
+import dask.array as da
 import scipy.sparse as sp
 from dask._task_spec import Alias, DataNode, GraphNode, Task, convert_legacy_graph
 from dask.local import get_sync
@@ -23,6 +25,25 @@ def worker_here() -> Any:
         return distributed.get_worker()
     except ValueError:
         return None
+
+
+def plain(x: Any, meta: Any = None) -> Any:
+    """Return the same blocks as a Dask array that is nothing else; ``meta`` says of what kind they are."""
+    return da.Array(x.dask, x.name, x.chunks, meta=x._meta if meta is None else meta)
+
+
+def unpin(scheduler: Any, keys: Iterable[Any]) -> None:
+    """Let any worker run tasks that wait for a worker which is gone; runs on the scheduler.
+
+    Where all workers are gone for a moment, distributed keeps such tasks until a worker of the same address comes, even
+    if others are allowed (``allow_other_workers``).
+    """
+    tasks = (scheduler.tasks.get(key) for key in keys)
+    waiting = [t for t in tasks if t is not None and t.state == "no-worker" and t.worker_restrictions]
+    stuck = [t.key for t in waiting if not any(address in scheduler.workers for address in t.worker_restrictions)]
+    if stuck and scheduler.workers:
+        scheduler.set_restrictions(dict.fromkeys(stuck))
+        scheduler.transitions(dict.fromkeys(stuck, "processing"), stimulus_id=f"sc-dask-unpin-{time.time()}")
 
 
 def has_sparse_blocks(array: Any) -> bool:

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
-from sc_dask.pipeline import points
+from sc_dask.pipeline import scatter
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -194,14 +194,14 @@ def _qc_scatter(adata: AnnData, _: str) -> Figure | None:
     figure, (ax,) = _figure(5.8 if mt is not None else 5.0, 4.6)
     _log(ax, "x", xy[:, 0])
     _log(ax, "y", xy[:, 1])
-    points.frame(ax, xy)
+    scatter.frame(ax, xy)
     ax.set_xlabel("counts per cell")
     ax.set_ylabel("genes per cell")
     ax.set_title(f"Counts and genes of {len(xy):,} cells")
     if mt is None or np.isnan(mt[shown]).all():
-        points.draw(ax, xy, np.zeros(len(xy), np.uint8), _rgb([_BLUE]))
+        scatter.draw(ax, xy, np.zeros(len(xy), np.uint8), _rgb([_BLUE]))
     else:
-        points.draw(ax, xy, *_coloured(ax, mt[shown], "mitochondrial counts (%)"))
+        scatter.draw(ax, xy, *_coloured(ax, mt[shown], "mitochondrial counts (%)"))
     return figure
 
 
@@ -233,7 +233,7 @@ def _hvg_scatter(adata: AnnData, _: str) -> Figure | None:
             drawn = f"{text} ({int(mask.sum()):,})"
             at = mask & shown
             ax.scatter(means[at], y[at], s=5, color=colour, alpha=0.7, linewidths=0, label=drawn)
-        points.frame(ax, np.column_stack([means[shown], y[shown]]))
+        scatter.frame(ax, np.column_stack([means[shown], y[shown]]))
         ax.set_xlabel("mean expression" + (" (log)" if logged else ""))
         ax.set_ylabel(label + (" (log)" if logged and y is raw else ""))
     handles = axes[0].get_legend_handles_labels()
@@ -285,7 +285,7 @@ def _plane(adata: AnnData) -> np.ndarray | None:
 
 
 def _umap_axes(ax: Axes, xy: np.ndarray) -> None:
-    points.frame(ax, xy)
+    scatter.frame(ax, xy)
     ax.set_xticks([])
     ax.set_yticks([])
     ax.set_xlabel("UMAP 1")
@@ -315,8 +315,8 @@ def _umap_leiden(adata: AnnData, leiden_key: str) -> Figure | None:
     figure.legend(
         handles=handles, loc="outside right center", ncols=n_columns, title="cluster (cells)", handletextpad=0.1
     )
-    points.name(ax, xy[placed], codes[placed], names)
-    points.draw(ax, xy[placed], codes[placed], colours)
+    scatter.name(ax, xy[placed], codes[placed], names)
+    scatter.draw(ax, xy[placed], codes[placed], colours)
     return figure
 
 
@@ -373,7 +373,7 @@ def _umap_qc(adata: AnnData, _: str) -> Figure | None:
         ax.set_title(label)
         coloured.append(_coloured(ax, values[placed]))
     for ax, (codes, palette) in zip(axes, coloured, strict=True):  # when all panels have their place
-        points.draw(ax, xy[placed], codes, palette)
+        scatter.draw(ax, xy[placed], codes, palette)
     return figure
 
 
@@ -424,7 +424,10 @@ def _markers_dotplot(adata: AnnData, _: str) -> Figure | None:
 
 
 def _dots(groups: list[str], genes: list[str], change: np.ndarray, share: np.ndarray | None) -> tuple[Figure, Axes]:
-    """Draw a dot per group and gene: colour is the fold change, size the share of cells."""
+    """Draw a dot per group and gene: colour is the fold change, size the share of cells.
+
+    A gene that is not in a group's table of markers has a share and no fold change: its dot is grey.
+    """
     known = np.isfinite(change)
     top = float(np.clip(np.percentile(np.abs(change[known]), 95), 1, 8)) if known.any() else 1.0
     long = max(len(g) for g in genes)
@@ -433,6 +436,9 @@ def _dots(groups: list[str], genes: list[str], change: np.ndarray, share: np.nda
     full = 150.0  # square points of a dot that stands for all cells
     size = np.full(len(row), 0.6) if share is None else np.nan_to_num(share[row, col])
     edge: dict[str, Any] = {"linewidths": 0.4, "edgecolors": "#777777"}
+    if share is not None and (rest := ~known & (share > 0)).any():
+        at, of = np.nonzero(rest)
+        ax.scatter(of, at, s=full * share[at, of], color=_GREY, label="not in the group's table", **edge)
     dots = ax.scatter(col, row, s=full * size, c=change[row, col], cmap="RdBu_r", vmin=-top, vmax=top, **edge)
     ax.set_xlim(-0.7, len(genes) - 0.3)
     ax.set_ylim(len(groups) - 0.3, -0.7)

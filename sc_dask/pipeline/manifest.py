@@ -18,7 +18,9 @@ from typing import Any
 import anndata as ad
 import numpy as np
 
+from sc_dask import work
 from sc_dask.errors import StoreError
+from sc_dask.io import graphs
 from sc_dask.io.commit import remove
 from sc_dask.io.store import Location, exists, open_group, quiet
 from sc_dask.io.write import write_element
@@ -39,7 +41,7 @@ def write_bytes(location: Location, data: bytes) -> None:
     """Write a small file whole or not at all."""
     if location.is_local:
         location.path.parent.mkdir(parents=True, exist_ok=True)
-        partial = location.path.with_name(f".{location.name}.partial")
+        partial = work.partial(location.path)
         partial.write_bytes(data)
         partial.replace(location.path)
         return
@@ -98,7 +100,8 @@ class Manifest:
         root = open_group(place, mode="w", zarr_format=3)
         index = []
         for i, e in enumerate(e for e in events if e.attr not in ("X", "layers")):  # those are lazy, and made again
-            write_element(root, f"e{i}", np.asarray(e.value) if e.attr == "subset" else e.value)
+            value = np.asarray(e.value) if e.attr == "subset" else e.value
+            write_element(root, f"e{i}", graphs.stored(e.key, value, place) if e.attr == "uns" else value)
             index.append([e.attr, e.key])
         root.attrs["events"] = index
         self.stages.append({"name": name, "key": key, "figures": figures})
@@ -110,7 +113,8 @@ class Manifest:
         try:
             root = open_group(self._of(name), use_consolidated=False)
             index: Any = root.attrs["events"]
-            return [Event(attr, key, ad.io.read_elem(root[f"e{i}"])) for i, (attr, key) in enumerate(index)]
+            values = (graphs.fetched(ad.io.read_elem(root[f"e{i}"]), self._of(name)) for i in range(len(index)))
+            return [Event(attr, key, value) for (attr, key), value in zip(index, values, strict=True)]
         except Exception as err:  # zarr, its codecs and anndata raise many kinds
             reason = str(err).splitlines()[0] if str(err) else type(err).__name__
             logger.warning("the checkpoint of stage %s is damaged, so it runs again: %s", name, reason)

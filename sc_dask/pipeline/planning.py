@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sc_dask import config
-from sc_dask.array import run
+from sc_dask.array.engine import run, segments
 from sc_dask.errors import MemoryBudgetError
 from sc_dask.graph.neighbors import EXACT_BELOW, EXACT_BELOW_OTHERWISE, IVF_METRICS
 from sc_dask.kernels.compiled import are_compiled
@@ -41,7 +41,7 @@ _LEIDEN_EDGE = {"sc_dask": 24, "igraph": 225, "leidenalg": 225}
 _UMAP_EDGE = {"umap": 0, "umap-learn": 107}
 _GENES = 2000  # that cut-offs choose, before they are known
 _GROUPS = 250  # clusters, likewise: 4 and a quarter of the root of the number of cells, up to this
-_GROUP_BYTES = 40  # of a gene's figures in a group, beside the sums of each lane
+_GROUP_BYTES = 40  # of a gene's figures in a group, beside the sums of each state
 _TILE_ROWS = 1024  # of the Gram matrix's dense tiles
 _SPLIT = 0.8  # of a Gram matrix's room is what one of frequent and rare genes takes
 
@@ -81,8 +81,9 @@ class RunPlan:
 class _Sizes:
     """What the stages' memory is made of, in bytes."""
 
-    lanes: int
-    lane_block: int  # a block that each lane holds
+    streams: int  # blocks that are worked on at once
+    held: int  # states of a reduction in memory at once
+    stream_block: int  # a block that each worker stream holds
     decoded: int
     float_work: int  # blocks as they are stored, and their float32 copies
     genes: int
@@ -99,14 +100,16 @@ def _sizes(facts: Info, s: Settings, block: int, threads: int, n_genes: int | No
     itemsize = np.dtype(facts.dtype).itemsize if facts.dtype and is_read_in_place(facts) else 1
     index_bytes = 0 if facts.layout == "dense" else 4
     decoded = max(1, n_values * (index_bytes + itemsize))
-    lanes = max(1, min(threads, -(-decoded // block)))
-    lane_block = min(block, decoded)
+    n_blocks = max(1, -(-decoded // block))
+    streams = min(threads, n_blocks)
+    stream_block = min(block, decoded)
     copied = 1.2 + (index_bytes + 4) / (index_bytes + itemsize)
     return _Sizes(
-        lanes=lanes,
-        lane_block=lane_block,
+        streams=streams,
+        held=segments.states_held(n_blocks, streams),
+        stream_block=stream_block,
         decoded=decoded,
-        float_work=int(lanes * lane_block * copied),
+        float_work=int(streams * stream_block * copied),
         genes=min(n_genes or s.hvg.n_top_genes or _GENES, n_vars),
         n_obs=n_obs,
         scores=n_obs * (s.pca.n_comps or 50) * 4,
@@ -126,28 +129,28 @@ def _peaks(facts: Info, s: Settings, z: _Sizes) -> dict[str, int]:
     base = _BASE + compiling + _CELL_BYTES * z.n_obs
     batches = 8 if s.hvg.batch_key else 1
     if s.pca.svd_solver == "randomized":
-        pca = 8 * z.genes * min(9 * max(s.pca.n_comps or 50, 50), z.genes) * (z.lanes + 6)
+        pca = 8 * z.genes * min(9 * max(s.pca.n_comps or 50, 50), z.genes) * (z.held + 6)
     elif s.pca.svd_solver == "incremental":
         kept = min(8 * max(s.pca.n_comps or 50, 50), 1000)
         pca = 8 * z.genes * (1000 + 3 * kept) + 16 * min(1000 + kept, z.genes) ** 2
     else:
-        pca = int(8 * z.genes**2 * (_SPLIT * z.lanes + 3)) + z.lanes * _TILE_ROWS * z.genes * 4
+        pca = int(8 * z.genes**2 * (_SPLIT * z.held + 3)) + z.streams * _TILE_ROWS * z.genes * 4
     # a block, what is left of it when cells were dropped, and the chosen genes of it, unpacked and packed
-    pca += int((1.2 + 2.9 * z.genes / max(n_vars, 1)) * z.lanes * z.lane_block) + z.scores
+    pca += int((1.2 + 2.9 * z.genes / max(n_vars, 1)) * z.streams * z.stream_block) + z.scores
     graph = base + _GRAPH + z.scores
     searched = 0 if z.exact_search or s.neighbors.metric in IVF_METRICS else _PYNNDESCENT
     after = graph + searched + z.edges * _LATER + _UMAP
     last = after - z.edges * (_LATER - _LAST)
-    shards = min(140 * MIB + 90 * MIB * z.lanes, int(2.2 * z.decoded))
-    blocks = z.lanes * z.lane_block
-    tests = (z.lanes * 32 + _GROUP_BYTES) * n_vars * min(_GROUPS, 4 + math.isqrt(z.n_obs) // 4)
+    shards = min(140 * MIB + 90 * MIB * z.streams, int(2.2 * z.decoded))
+    blocks = z.streams * z.stream_block
+    tests = (z.held * 32 + _GROUP_BYTES) * n_vars * min(_GROUPS, 4 + math.isqrt(z.n_obs) // 4)
     drawn = int(_POINTS * min(1, z.n_obs / _ALL_POINTS) ** 2)
     return {
         "convert": start + converted + z.n_obs * _CELL_BYTES + min(2 * blocks, z.float_work) + shards,
-        "qc": max(table, first + converted + int(1.5 * blocks) + z.lanes * 24 * n_vars),
-        "filter": max(table, first + _FILTER + int(1.8 * blocks) + z.lanes * 24 * n_vars),
+        "qc": max(table, first + converted + int(1.5 * blocks) + z.held * 24 * n_vars),
+        "filter": max(table, first + _FILTER + int(1.8 * blocks) + z.held * 24 * n_vars),
         "normalize": base + (int(1.5 * blocks) if s.normalize.target_sum is None else 0),
-        "hvg": base + _HVG + int(1.5 * blocks) + z.lanes * 56 * n_vars * batches,
+        "hvg": base + _HVG + int(1.5 * blocks) + z.held * 56 * n_vars * batches,
         "pca": base + pca,
         "neighbors": graph
         + 2 * z.scores
@@ -167,9 +170,9 @@ def _peaks(facts: Info, s: Settings, z: _Sizes) -> dict[str, int]:
 
 def _stages(facts: Info, s: Settings, block: int, threads: int, n_genes: int | None) -> tuple[StagePlan, ...]:
     z = _sizes(facts, s, block, threads, n_genes)
-    n_blocks = max(1, -(-z.decoded // block))
+    n_tasks = 2 * len(segments.cut(max(1, -(-z.decoded // block)))) - 1  # a segment each, and the merges
     stored = facts.stored_bytes or z.decoded // 3
-    aside = run.client() is None or config.get("work-dir") is not None  # as `array.stage.possible` has it
+    aside = run.client() is None or config.get("work-dir") is not None  # as `array.spill.possible` has it
     passes = {
         "convert": 0 if is_read_in_place(facts) else 4 if facts.by_columns else 3,
         "qc": 1,
@@ -183,7 +186,7 @@ def _stages(facts: Info, s: Settings, block: int, threads: int, n_genes: int | N
     peaks = _peaks(facts, s, z)
     names = [name for name in peaks if name != "convert" or passes["convert"]]
     rows = [(name, passes.get(name, 0), peaks[name]) for name in names]
-    return tuple(StagePlan(n, q, q * stored, q * (n_blocks + 3), m) for n, q, m in rows)
+    return tuple(StagePlan(n, q, q * stored, q * n_tasks, m) for n, q, m in rows)
 
 
 def plan(info: Info, settings: Settings, memory: int | None = None, *, n_genes: int | None = None) -> RunPlan:
@@ -202,7 +205,7 @@ def plan(info: Info, settings: Settings, memory: int | None = None, *, n_genes: 
 
     Returns
     -------
-    RunPlan, whose peaks are from above: 1 to 1.25 times what was measured (see `DESIGN.md`).
+    RunPlan, whose peaks are from above: 1 to 1.25 times what was measured (see docs/decisions/023).
 
     Raises
     ------

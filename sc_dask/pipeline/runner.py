@@ -6,7 +6,6 @@ import contextlib
 import json
 import os
 import posixpath
-import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
@@ -16,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 import anndata as ad
 import dask
 
-from sc_dask import __version__, config, get, log, malloc, slots
-from sc_dask.array.run import client
+from sc_dask import __version__, config, get, log, malloc, slots, work
+from sc_dask.array.engine.run import client
 from sc_dask.errors import FormatError, InputError, StoreError
-from sc_dask.io import commit
+from sc_dask.io import commit, keys
 from sc_dask.io.convert import convert
 from sc_dask.io.info import Info, info
 from sc_dask.io.store import Location, exists, open_group
@@ -183,6 +182,7 @@ def run(
 
 def _stages(job: _Run, json_at: Location, start: float) -> Result:
     adata = _open(job)
+    keys.check(adata)
     for step in STEPS:
         if step.name == "pca":  # the memory of a Gram matrix hangs on a number that was guessed before
             planning.plan(job.facts, job.settings, n_genes=int(adata.var["highly_variable"].sum()))
@@ -278,7 +278,7 @@ def _scratch(job: _Run) -> str | None:
         return str((job.work / "scratch").path)  # on the disk that was chosen for the result
     if configured is None and client() is not None:
         return None  # no folder is known that every worker sees
-    return os.path.join(configured or tempfile.gettempdir(), f"sc-dask-{key_of(job.out.url, os.getuid())}")
+    return os.path.join(configured or work.scratch(), f"sc-dask-{key_of(job.out.url, os.getuid())}")
 
 
 def _clear(folder: str | None) -> None:

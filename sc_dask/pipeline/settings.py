@@ -85,6 +85,7 @@ class Neighbors:
     metric: str = "euclidean"
     random_state: int = 0
     min_recall: float = 0.95
+    compact: bool | str = "auto"
 
 
 @dataclass(frozen=True)

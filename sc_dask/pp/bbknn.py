@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sc_dask import config, get, slots
-from sc_dask.array import run
+from sc_dask.array.engine import run
 from sc_dask.errors import InputError
 from sc_dask.graph import bbknn as engine
 from sc_dask.graph import connectivities

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
-import shutil
-import tempfile
 import warnings
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -12,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sc_dask import config, get
-from sc_dask.array import run
+from sc_dask.array.engine import run
 from sc_dask.errors import InputError, RecallWarning
 from sc_dask.graph.compact import Compact, Source, compact
 from sc_dask.graph.neighbors import check_finite
+from sc_dask.work import WorkFolder
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -49,15 +47,16 @@ def made(
         raise InputError(
             f"found n_neighbors={n_neighbors} of {shape[0]} cells", "from 2 to half of the cells", "use compact=False"
         )
-    folder = tempfile.mkdtemp(prefix="sc-dask-graph-", dir=config.work_dir())
-    if config.get("work-dir") is None:
-        if run.client() is not None:
-            raise InputError(
-                "found a cluster and no work-dir",
-                "a folder that all workers see",
-                'dask.config.set({"sc-dask.work-dir": ...})',
-            )
-        atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    lasting = config.get("work-dir") is not None  # a place of the user's: results may be written elsewhere and name it
+    if not lasting and run.client() is not None:
+        raise InputError(
+            "found a cluster and no work-dir",
+            "a folder that all workers see",
+            'dask.config.set({"sc-dask.work-dir": ...})',
+        )
+    area = WorkFolder.make("graph", lasting=lasting)
+    area.keep()
+    folder = str(area)
     checked = partial(_finite, read)
     tasks = run.map_tasks
     graph = compact(

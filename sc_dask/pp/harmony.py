@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sc_dask import config, get, slots
-from sc_dask.array import run
+from sc_dask.array.engine import run
 from sc_dask.errors import InputError, MissingKeyError
 from sc_dask.graph import harmony as engine
 from sc_dask.graph.neighbors import check_finite
@@ -103,7 +103,7 @@ def harmony_integrate(
         sizes.append(len(levels))
     if basis not in adata.obsm:
         raise MissingKeyError(f"no {basis!r} in adata.obsm", f"one of: {', '.join(adata.obsm)}", "pp.pca(adata)")
-    x = np.asarray(adata.obsm[basis])
+    x = get.in_memory(adata.obsm[basis])
     check_finite(x)
     keys = engine.batches(codes)
     found = run.call(engine.harmony, x, keys, _options(kwargs, keys, sizes), n_jobs=config.n_threads())

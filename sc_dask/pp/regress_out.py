@@ -12,7 +12,7 @@ import pandas as pd
 
 from sc_dask import get, slots
 from sc_dask.array import regress_out as lazy
-from sc_dask.array import run
+from sc_dask.array.engine import run
 from sc_dask.errors import InputError
 from sc_dask.kernels.regress_out import orthonormal
 

@@ -9,8 +9,9 @@ import numpy as np
 import scipy.sparse as sp
 
 from sc_dask import config, get, slots
-from sc_dask.array import qc, run
+from sc_dask.array import qc
 from sc_dask.array import scrublet as passes
+from sc_dask.array.engine import run
 from sc_dask.errors import CountsWarning, InputError, ScDaskWarning
 from sc_dask.graph import scrublet as engine
 from sc_dask.log import logger

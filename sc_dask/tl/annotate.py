@@ -11,8 +11,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from sc_dask import get, slots
-from sc_dask.array import run
 from sc_dask.array.blocks import collect_rows
+from sc_dask.array.engine import run
 from sc_dask.errors import InputError
 from sc_dask.graph import cluster
 from sc_dask.graph.compact import clusters
@@ -122,7 +122,7 @@ def annotate(
     if check_expression:
         options |= {"check": True, "lookup": col_lookup(at[at >= 0], x.shape[1])}
     else:  # the choice of genes goes before normalising
-        x = x.pick_cols(at[at >= 0])
+        x = x.select_columns(at[at >= 0])
     found = run.compute(collect_rows(assign, x, **options), label="annotate")
     labels = _labels(found, model.classes)
     prefix = "" if key_added is None else f"{key_added}_"

@@ -154,7 +154,7 @@ def _of_genes(
     twice = known[known.duplicated()].intersection(genes)
     if len(twice):
         raise InputError(f"{twice[0]} occurs more than once", "unique names", "adata.var_names_make_unique()")
-    return group_moments(x.pick_cols(np.sort(known.get_indexer(genes.unique()))), codes, n_groups).mean
+    return group_moments(x.select_columns(np.sort(known.get_indexer(genes.unique()))), codes, n_groups).mean
 
 
 def _of_embedding(

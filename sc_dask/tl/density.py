@@ -10,7 +10,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from sc_dask import slots
-from sc_dask.array import run
+from sc_dask.array.engine import run
 from sc_dask.errors import InputError, MissingKeyError
 from sc_dask.graph import density
 from sc_dask.tl.groups import categories

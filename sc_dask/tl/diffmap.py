@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sc_dask import get, slots
-from sc_dask.array import run
+from sc_dask.array.engine import run
 from sc_dask.errors import InputError
 from sc_dask.graph import diffusion
 

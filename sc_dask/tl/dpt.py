@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from sc_dask import slots
-from sc_dask.array import run
+from sc_dask.array.engine import run
 from sc_dask.errors import InputError, MissingKeyError, ScDaskWarning
 from sc_dask.graph import diffusion
 from sc_dask.graph.branching import Branches, branches

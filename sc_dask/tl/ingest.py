@@ -11,9 +11,9 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from sc_dask import config, get, slots
-from sc_dask.array import run
 from sc_dask.array.blocks import RowBlocks, collect_rows
 from sc_dask.array.components import scores_of
+from sc_dask.array.engine import run
 from sc_dask.array.score import gene_means
 from sc_dask.errors import InputError, MissingKeyError
 from sc_dask.graph import ingest as placing
@@ -196,11 +196,11 @@ def _projected(adata: AnnData, adata_ref: AnnData) -> NDArray[np.float32]:
     loadings = np.asarray(adata_ref.varm["PCs"], np.float64)
     used = np.asarray(loadings.any(axis=1))
     at = _places(adata, adata_ref, used)
-    x = get.matrix(adata).pick_cols(at[at >= 0])
+    x = get.matrix(adata).select_columns(at[at >= 0])
     params = adata_ref.uns["pca"].get("params", {})
     mean = None
     if params.get("zero_center", True):
-        mean = gene_means(_of_components(adata_ref, params).pick_cols(np.flatnonzero(used)))[at >= 0]
+        mean = gene_means(_of_components(adata_ref, params).select_columns(np.flatnonzero(used)))[at >= 0]
     return np.asarray(scores_of(x, loadings[used][at >= 0].T, mean, np.float32))
 
 
@@ -227,4 +227,4 @@ def _coordinates(adata: AnnData, adata_ref: AnnData, space: _Space, scores: NDAr
     if (at < 0).any():
         raise InputError("genes of the reference are missing in adata", "all of them: neighbours were searched in X")
     x = get.matrix(adata)
-    return np.asarray(run.compute(collect_rows(to_dense, x.pick_cols(at), dtype=np.float32), label="load"))
+    return np.asarray(run.compute(collect_rows(to_dense, x.select_columns(at), dtype=np.float32), label="load"))

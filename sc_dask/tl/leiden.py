@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import scipy.sparse as sp
 
 from sc_dask import get, slots
-from sc_dask.array import run
+from sc_dask.array.engine import run
 from sc_dask.errors import InputError
 from sc_dask.graph import cluster
 from sc_dask.graph.compact import clusters

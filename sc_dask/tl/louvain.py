@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import scipy.sparse as sp
 
 from sc_dask import slots
-from sc_dask.array import run
+from sc_dask.array.engine import run
 from sc_dask.graph import cluster
 from sc_dask.tl import partitions
 

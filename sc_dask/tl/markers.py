@@ -141,7 +141,7 @@ def _compared(
         absent = ", ".join(map(str, wanted[at < 0][:8]))
         raise MissingKeyError(f"no genes {absent} in the matrix", "the genes that were ranked", "another use_raw")
     codes = np.where(cat.codes < 0, len(known), cat.codes).astype(np.int32)
-    moments = group_moments(x.pick_cols(at), codes, len(known) + 1)
+    moments = group_moments(x.select_columns(at), codes, len(known) + 1)
     n, picked = moments.n[:, None], [known.index(g) for g in names]
     sums, nnz = moments.mean * n, moments.nnz
     others = np.maximum(n.sum() - n, 1)

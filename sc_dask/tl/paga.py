@@ -9,7 +9,7 @@ import scipy.sparse as sp
 from numpy.typing import NDArray
 
 from sc_dask import get, slots
-from sc_dask.array import run
+from sc_dask.array.engine import run
 from sc_dask.errors import InputError, MissingKeyError
 from sc_dask.graph import compact, force, starts
 from sc_dask.graph import paga as abstraction

@@ -134,9 +134,9 @@ def rank_genes_groups(
     if method == "wilcoxon":
         found = _wilcoxon(x, cols, genes, codes, tested, ref, tie_correct=tie_correct, **options)
     elif method == "logreg":
-        found = _logreg(x.pick_cols(cols), genes, codes, _compared(tested, ref, groups, reference), kwds)
+        found = _logreg(x.select_columns(cols), genes, codes, _compared(tested, ref, groups, reference), kwds)
     else:
-        found = _t_test(x.pick_cols(cols), genes, codes, tested, ref, method=method, **options)
+        found = _t_test(x.select_columns(cols), genes, codes, tested, ref, method=method, **options)
     params = {
         "groupby": groupby,
         "reference": reference,
@@ -242,6 +242,12 @@ def _groups(
     """Return names of all groups, a code per cell (one more for cells without), tested groups and the reference."""
     cat = pd.Categorical(get.column(adata, groupby)).remove_unused_categories()
     names = [str(c) for c in cat.categories]
+    if "" in names:
+        raise InputError(
+            f"a group of obs[{groupby!r}] has no name",
+            "a name for every group",
+            f"adata.obs[{groupby!r}] = adata.obs[{groupby!r}].cat.rename_categories({{'': 'unnamed'}})",
+        )
     if isinstance(groups, str) and groups != "all":
         raise InputError(f"groups={groups!r}", "'all' or a list of groups", f"groups=[{groups!r}]")
     wanted = names if isinstance(groups, str) else [str(g) for g in groups]

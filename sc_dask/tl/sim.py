@@ -14,7 +14,7 @@ from dask.base import tokenize
 
 from sc_dask.array.blocks import from_source
 from sc_dask.array.chunks import cut_dense, default_block_bytes
-from sc_dask.array.source import METER, Block
+from sc_dask.array.source import METER, Block, BlockSource
 from sc_dask.errors import InputError, ScDaskWarning
 from sc_dask.kernels.sim import trajectory
 from sc_dask.tl import networks
@@ -261,7 +261,7 @@ def _uns(options: Options) -> dict[str, Any]:
 
 
 @dataclass(frozen=True, eq=False)
-class SimSource:
+class SimSource(BlockSource):
     """Cells of independent realisations as a ``BlockSource``: the same wherever blocks are cut."""
 
     rules: RuleFile

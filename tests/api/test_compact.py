@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -89,3 +90,84 @@ def test_compact__what_needs_all_cells_says_so(work_dir: Path) -> None:
         sd.tl.louvain(a)
     with pytest.raises(StoreError, match="of 1500 cells, not of 700"):
         sd.tl.umap(a[:700].copy())
+
+
+# -- where the graph is --------------------------------------------------------------------------
+
+
+def labels(a: ad.AnnData) -> list[str]:
+    sd.tl.leiden(a, flavor="sc_dask", key_added="again")
+    return list(a.obs["again"])
+
+
+def with_graph(n: int = 1500) -> tuple[ad.AnnData, list[str]]:
+    a = adata(n)
+    sd.pp.neighbors(a, compact=True)
+    return a, labels(a)
+
+
+def graphs_in(store: Path) -> list[str]:
+    return [p.name for p in (store / ".sc_dask").iterdir()]
+
+
+def test_written__the_graph_goes_where_its_store_goes(tmp_path: Path) -> None:
+    a, expected = with_graph()
+    sd.write(a, tmp_path / "a.zarr")
+    assert Path(a.uns["neighbors"]["compact"]["folder"]).is_absolute()  # that of the AnnData in memory stays
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "a.zarr").rename(tmp_path / "elsewhere" / "b.zarr")
+    shutil.rmtree(a.uns["neighbors"]["compact"]["folder"])
+    back = sd.read(tmp_path / "elsewhere" / "b.zarr")
+    assert labels(back) == expected
+    sd.write(back, tmp_path / "c.zarr")
+    shutil.rmtree(tmp_path / "elsewhere")
+    assert labels(sd.read(tmp_path / "c.zarr")) == expected
+    assert len(graphs_in(tmp_path / "c.zarr")) == 1
+    plain = ad.read_zarr(tmp_path / "c.zarr")
+    assert plain.obs["again"].tolist() == expected and not plain.obsp
+    with pytest.raises(StoreError, match=r"next: read its store with sd\.read"):
+        labels(plain)
+
+
+def test_updated__a_new_graph_takes_the_place_of_the_old(tmp_path: Path) -> None:
+    store = tmp_path / "a.zarr"
+    sd.write(adata(), store)
+    a = sd.read(store)
+    sd.pp.neighbors(a, compact=True)
+    expected = labels(a)
+    sd.write(a, store, update=True)
+    (first,) = graphs_in(store)
+    assert labels(sd.read(store)) == expected
+    b = sd.read(store)
+    b.obs["new"] = 1
+    sd.write(b, store, update=True)  # its graph is in the store already
+    assert labels(sd.read(store)) == expected
+    sd.pp.neighbors(b, 20, compact=True, key_added="more")
+    sd.pp.neighbors(b, 10, compact=True)
+    sd.write(b, store, update=True)
+    assert len(graphs_in(store)) == 2 and first not in graphs_in(store)
+    assert sd.get.compact_graph(sd.read(store), "more") is not None
+
+
+def test_converted__a_store_keeps_its_graph(tmp_path: Path) -> None:
+    a, expected = with_graph()
+    sd.write(a, tmp_path / "a.zarr")
+    assert labels(sd.convert(tmp_path / "a.zarr", tmp_path / "b.zarr")) == expected
+    shutil.rmtree(tmp_path / "a.zarr")
+    assert labels(sd.read(tmp_path / "b.zarr")) == expected
+
+
+def test_bucket__the_graph_is_written_and_fetched(tmp_path: Path) -> None:
+    a, expected = with_graph()
+    url = "memory://bucket/graph.zarr"
+    sd.write(a, url)
+    shutil.rmtree(a.uns["neighbors"]["compact"]["folder"])
+    assert labels(sd.read(url)) == expected
+
+
+def test_gone__is_told_before_anything_is_written(tmp_path: Path) -> None:
+    a, _ = with_graph()
+    shutil.rmtree(a.uns["neighbors"]["compact"]["folder"])
+    with pytest.raises(StoreError, match=r"landmark graph .* is gone .* next: run pp.neighbors again"):
+        sd.write(a, tmp_path / "a.zarr")
+    assert not list(tmp_path.glob("*.zarr"))

@@ -11,8 +11,8 @@ import pytest
 import scipy.sparse as sp
 
 import sc_dask as sd
-from sc_dask.array import run
 from sc_dask.array.blocks import RowBlocks
+from sc_dask.array.engine import run
 from sc_dask.errors import InputError, MissingKeyError
 from sc_dask.testing import lazy, source_of
 from tests.laws.registry import N_OBS, N_VARS, connected, counts, logged

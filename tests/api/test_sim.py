@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 import sc_dask as sd
-from sc_dask.array import run
 from sc_dask.array.blocks import RowBlocks
+from sc_dask.array.engine import run
 from sc_dask.errors import FormatError, InputError, ScDaskWarning
 from sc_dask.tl import networks
 

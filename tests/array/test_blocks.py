@@ -11,7 +11,7 @@ import scipy.sparse as sp
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sc_dask.array import normalize, qc, run
+from sc_dask.array import normalize, qc
 from sc_dask.array.blocks import (
     Reduction,
     RowBlocks,
@@ -22,7 +22,8 @@ from sc_dask.array.blocks import (
     map_rows,
     reduce_rows,
 )
-from sc_dask.array.expr import ColumnPick, RowVector
+from sc_dask.array.engine import run
+from sc_dask.array.expr import ColumnSelection, RowVector
 from sc_dask.array.layer import evaluate_block
 from sc_dask.errors import InputError
 from sc_dask.kernels.qc import row_totals
@@ -85,10 +86,10 @@ def test_picks__commute_with_steps(kind: str, known: bool, data: st.DataObject) 
 def test_picks__of_columns_move_before_normalising_only_when_totals_are_known() -> None:
     x = make()
     unknown = normalize.normalize(x, normalize.totals_of(x), 100)[:, [1, 2]]
-    assert isinstance(unknown.expression.steps[-1], ColumnPick)
+    assert isinstance(unknown.expression.steps[-1], ColumnSelection)
     qc.cell_facts(x)
     known = normalize.normalize(x, normalize.totals_of(x), 100)[:, [1, 2]]
-    assert isinstance(known.expression.steps[0], ColumnPick)
+    assert isinstance(known.expression.steps[0], ColumnSelection)
     np.testing.assert_array_equal(values(unknown), values(known))
 
 

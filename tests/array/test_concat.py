@@ -13,10 +13,11 @@ import scipy.sparse as sp
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sc_dask.array import normalize, qc, run, stage
+from sc_dask.array import normalize, qc, spill
 from sc_dask.array.blocks import RowBlocks, from_array, reduce_rows
 from sc_dask.array.concat import ConcatSource, Part, concat, sources
-from sc_dask.array.expr import ColumnPick
+from sc_dask.array.engine import run
+from sc_dask.array.expr import ColumnSelection
 from sc_dask.array.source import MemorySource
 from sc_dask.errors import InputError
 from sc_dask.io.counts import known_row_nnz
@@ -122,7 +123,7 @@ def test_concat__columns_picked_of_placed_ones_are_one_step() -> None:
     inner = RowBlocks(placed.expression.source.parts[0])
     picked = inner[:, [5, 2, 8]]
     (step,) = picked.expression.steps
-    assert isinstance(step, ColumnPick) and step.cols.tolist() == [-1, 1, 6]
+    assert isinstance(step, ColumnSelection) and step.cols.tolist() == [-1, 1, 6]
     assert picked.dtype == inner.dtype == np.float64
     np.testing.assert_array_equal(values(picked), np.c_[np.full(12, 1.5), A[:, 1], A[:, 6]])
     np.testing.assert_array_equal(values(inner[:, [2, 8, 2]]), A[:, [1, 6, 1]])
@@ -183,7 +184,7 @@ def test_concat__stored_values_per_row_are_known_without_a_pass() -> None:
 def test_concat__of_memory_is_not_laid_aside() -> None:
     memory = concat([Part(from_array(csr(A)), 12), Part(from_array(csr(B)), 5)], 7)
     assert all(isinstance(s, MemorySource) for s in sources(memory.expression))
-    assert not stage.possible(memory) and stage.possible(concat(parts(), 7))
+    assert not spill.possible(memory) and spill.possible(concat(parts(), 7))
 
 
 def test_concat__without_rows() -> None:

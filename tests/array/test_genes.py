@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 
+from sc_dask import work
 from sc_dask.array import gene_files, genes, normalize
 from sc_dask.array.blocks import RowBlocks, from_array, map_rows
 from sc_dask.errors import ScDaskWarning, StoreError
@@ -64,8 +65,8 @@ def test_map_cols__a_second_call_reads_nothing_and_some_genes_are_a_part_of_it()
 def test_map_cols__few_genes_are_copied_alone() -> None:
     x, picked = counts(), np.array([3, 5])
     np.testing.assert_array_equal(genes.map_cols(columns, x, picked)[0], DENSE.T[picked])
-    (temporary,) = genes._HERE.values()
-    assert temporary.copy.n_vars == 2
+    ((copy, _),) = genes._HERE.values()
+    assert copy.n_vars == 2
 
 
 def steps() -> dict[str, Any]:
@@ -91,10 +92,8 @@ def test_map_cols__the_last_step_is_made_again(name: str, kind: Any) -> None:
     whole = x.compute()
     whole = whole.toarray() if sp.issparse(whole) else whole
     np.testing.assert_array_equal(genes.map_cols(columns, x)[0], whole.T)
-    (temporary,) = genes._HERE.values()
-    kept = gene_files.decoded(
-        *gene_files.read_raw(Path(temporary.copy.folder) / "1.genes", 0, 2), 2, 13, temporary.copy.dtype
-    )
+    ((copy, _),) = genes._HERE.values()
+    kept = gene_files.decoded(*gene_files.read_raw(Path(copy.folder) / "1.genes", 0, 2), 2, 13, copy.dtype)
     is_counts = name not in ("sums not known", "another step")
     assert set(kept.values.tolist()) <= {1, 2, 3, 4, 5} or not is_counts
     # what the same X is found by, whatever its last step
@@ -123,7 +122,7 @@ def test_copy__goes_with_this_process_and_no_more_than_two_stay() -> None:
     folders = []
     for i in range(3):
         genes.map_cols(columns, lazy(sp.csr_matrix(DENSE + i)))
-        folders = [Path(t.copy.folder) for t in genes._HERE.values()]
+        folders = [Path(copy.folder) for copy, _ in genes._HERE.values()]
     assert len(folders) == genes.KEPT and all(f.exists() for f in folders)
     genes.forget()
     gc.collect()
@@ -192,7 +191,7 @@ def test_copy__damage_is_told(tmp_path: Path) -> None:
 
 
 def test_copy__an_error_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(genes.tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(work, "scratch", lambda: str(tmp_path))
 
     def full(*_: Any) -> None:
         raise OSError("no space left on device")

@@ -21,7 +21,7 @@ def counts() -> sp.csr_matrix:
 def test_group_moments__straight_from_counts(n_kept, n_groups):
     x, kept = counts(), np.sort(np.random.default_rng(1).permutation(30)[:n_kept])
     groups = None if n_groups == 1 else (np.arange(80) % n_groups).astype(np.int32)
-    lazy = from_array(x).rebounded(np.array([0, 7, 7, 50, 80])).pick_cols(kept)
+    lazy = from_array(x).rebounded(np.array([0, 7, 7, 50, 80])).select_columns(kept)
     lazy = normalize.log1p(normalize.normalize(lazy, normalize.totals_of(lazy), 1e3), None)
     got = hvg.group_moments(lazy, groups, n_groups, expm1=True)
     totals = np.asarray(x[:, kept].sum(axis=1), np.float64).ravel()
@@ -31,13 +31,13 @@ def test_group_moments__straight_from_counts(n_kept, n_groups):
     np.testing.assert_array_equal(got.nnz, want.nnz)
     # the pass has learnt the cells' sums, of the genes that stay: the next choice of genes may move before them
     np.testing.assert_array_equal(lazy.expression.steps[-1].rows[0].values, totals)
-    assert len(lazy.pick_cols(np.arange(3)).expression.steps) == 2
+    assert len(lazy.select_columns(np.arange(3)).expression.steps) == 2
 
 
 def test_group_moments__picked_rows_take_their_sums_along():
     x = counts()
     lazy = normalize.log1p(normalize.normalize(from_array(x), normalize.totals_of(from_array(x)), 1e3), None)
     rows = np.arange(5, 77, 2)
-    got = hvg.group_moments(lazy.pick_rows(rows))
+    got = hvg.group_moments(lazy.select_rows(rows))
     block = normalize_log1p(x[rows], normalize.factors(np.asarray(x[rows].sum(axis=1)).ravel(), 1e3))
     np.testing.assert_allclose(got.mean, moments(block).mean, rtol=1e-12)

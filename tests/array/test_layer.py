@@ -15,8 +15,9 @@ import scipy.sparse as sp
 from distributed.protocol import deserialize, serialize
 
 import sc_dask as sd
-from sc_dask.array import qc, run
+from sc_dask.array import qc
 from sc_dask.array.blocks import RowBlocks, from_array
+from sc_dask.array.engine import run
 from sc_dask.array.layer import ForeignSource, layer_of
 from sc_dask.testing import lazy, source_of
 from tests.laws.registry import counts

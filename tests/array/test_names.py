@@ -12,8 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import sc_dask as sd
-from sc_dask.array import normalize, qc, run
+from sc_dask.array import normalize, qc
 from sc_dask.array.blocks import RowBlocks, map_rows
+from sc_dask.array.engine import run
 from sc_dask.testing import CountingSource, from_source
 from tests.laws.registry import counts
 

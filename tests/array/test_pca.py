@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 
-from sc_dask.array import incremental, pca, run, stage
+from sc_dask import blas
+from sc_dask.array import incremental, pca, spill
 from sc_dask.array.blocks import fold_rows
+from sc_dask.array.engine import run
 from sc_dask.errors import InputError
 from sc_dask.testing import lazy, source_of
 
@@ -123,7 +125,7 @@ def test_randomized__a_flat_tail(center: bool) -> None:
 def test_randomized__passes_where_nothing_can_be_laid_aside(
     n_obs: int, n_vars: int, passes: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stage, "possible", lambda x: False)
+    monkeypatch.setattr(spill, "possible", lambda x: False)
     data = low_rank(n_obs, n_vars, noise=0.1)
     x = lazy(data, 3)
     found = pca.randomized(x, 4)
@@ -238,7 +240,7 @@ def assert_closer_than_sklearn(found: pca.PCA, exact: pca.PCA, data: sp.csr_matr
     from sklearn.decomposition import IncrementalPCA
 
     k = len(exact.variance)
-    with run.blas_threads(1):
+    with blas.one_thread():
         theirs = IncrementalPCA(k, batch_size=chunk_size).fit(data.toarray().astype(np.float64))
     ours_cos, their_cos = (
         np.abs((c * exact.components).sum(axis=1))[:20] for c in (found.components, theirs.components_)
@@ -315,7 +317,7 @@ def test_approximate__any_scheduler_gives_the_same(scheduler: str) -> None:
 
 
 def test_fold__is_never_merged() -> None:
-    with pytest.raises(AssertionError, match="one lane"):
+    with pytest.raises(AssertionError, match="in order"):
         incremental.FOLD.merge(None, None)
     x = lazy(low_rank(), 5)
     with dask.config.set(scheduler="threads", num_workers=4):

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 
-from sc_dask.array import incremental, krylov, pca, stage
+from sc_dask.array import incremental, krylov, pca, spill
 from sc_dask.array.blocks import RowBlocks
-from sc_dask.array.expr import ColumnPick
+from sc_dask.array.expr import ColumnSelection
 from sc_dask.array.regress_out import regressed
 from sc_dask.array.scale import mean_and_std, scaled
 from sc_dask.errors import InputError
@@ -99,7 +99,7 @@ def test_exact__one_pass_where_nothing_is_laid_aside_two(max_value: float | None
     z = numeric(lazy(sp.csr_matrix(X), 5))
     y = scaled(z, *mean_and_std(z), max_value=max_value)
     for aside, passes in ((True, 1), (False, 2)):
-        monkeypatch.setattr(stage, "possible", lambda x, aside=aside: aside)
+        monkeypatch.setattr(spill, "possible", lambda x, aside=aside: aside)
         source_of(y).forget()
         assert_principal(pca.exact(y, K, dtype=np.float64), values, True)
         assert source_of(y).passes == passes
@@ -140,7 +140,7 @@ def test_blocks__stay_within_the_budget_and_come_back() -> None:
         z = numeric(x)
         assert max(z.chunks[0]) <= 20 and sum(z.chunks[0]) == N
         few = z[:, [1, 5]]
-        assert isinstance(few.expression.steps[0], ColumnPick)  # before the correction: only two genes are corrected
+        assert isinstance(few.expression.steps[0], ColumnSelection)  # so only two genes are corrected
         assert few.chunks[0] == (0, 130, 170)
         assert z[KEPT].expression.coarse is not None and max(z[KEPT].chunks[0]) <= 20
         np.testing.assert_allclose(few.compute(scheduler="sync"), z.compute(scheduler="sync")[:, [1, 5]], atol=1e-7)

@@ -13,7 +13,7 @@ import sc_dask as sd
 
 
 def sample(path: str) -> tuple[int, float, np.ndarray]:
-    from sc_dask.array import run
+    from sc_dask.array.engine import run
 
     with dask.config.set({"sc-dask.stall-timeout-s": 30}):
         adata = sd.read(path)
@@ -43,7 +43,7 @@ def test_nested__a_task_does_not_wait_for_itself(processes: bool, tmp_path: Path
 
 
 def run_outside(path: str) -> float:
-    from sc_dask.array import run
+    from sc_dask.array.engine import run
 
     assert run.client() is not None
     adata = sd.read(path)

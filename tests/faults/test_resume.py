@@ -138,6 +138,39 @@ def test_killed__ends_with_the_same_result(moment: Moment, first: str, finished:
         assert (out.parent / name).read_bytes() == (finished.folder / name).read_bytes(), name
 
 
+LANDMARKS = with_settings(neighbors={"compact": True})
+IN_EVERY_STAGE: list[Moment] = [
+    *(("stage", name, 0) for name in NAMES if name not in ("qc", "leiden")),
+    ("end", "neighbors", 0),
+    ("end", "write", 0),
+]
+
+
+@pytest.fixture(scope="module")
+def with_landmarks(finished: Finished, tmp_path_factory: pytest.TempPathFactory) -> ad.AnnData:
+    """The result of a run whose graph is one of landmarks, made without a stop."""
+    return finish(finished.source, tmp_path_factory.mktemp("landmarks") / "result.zarr", settings=LANDMARKS)[0]
+
+
+@pytest.mark.parametrize(
+    "moment", [("stage", "leiden", 0), *(pytest.param(m, marks=pytest.mark.slow) for m in IN_EVERY_STAGE)]
+)
+def test_killed__with_a_landmark_graph(
+    moment: Moment, finished: Finished, with_landmarks: ad.AnnData, tmp_path: Path
+) -> None:
+    out = tmp_path / "out" / "result.zarr"
+    temporary = kill_at(moment, finished.source, out, LANDMARKS)
+    adata, _ = finish(finished.source, out, settings=LANDMARKS)
+    assert differences(adata, with_landmarks) == [] and "compact" in adata.uns["neighbors"]
+    assert list(temporary.iterdir()) == []
+    moved = tmp_path / "moved.zarr"
+    out.rename(moved)
+    again = sd.read(moved)
+    params = again.uns["leiden"]["params"]
+    sd.tl.leiden(again, flavor="sc_dask", n_iterations=int(params["n_iterations"]), key_added="again")
+    assert again.obs["again"].tolist() == again.obs["leiden"].tolist()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("moment", [("pass", "convert", "write"), ("end", "convert", 0), ("block", "hvg", 2)])
 def test_killed__conversion(moment: Moment, finished: Finished, tmp_path: Path) -> None:

@@ -18,15 +18,15 @@ import pytest
 import scipy.sparse as sp
 
 from sc_dask import datasets, log
-from sc_dask.array import run
 from sc_dask.array.blocks import Reduction, RowBlocks, collect_rows, from_source, reduce_rows
-from sc_dask.array.source import METER, Block
+from sc_dask.array.engine import run
+from sc_dask.array.source import METER, Block, BlockSource
 from sc_dask.errors import StalledError
 from sc_dask.pipeline import run as run_pipeline
 
 
 @dataclass(frozen=True)
-class SlowRows:
+class SlowRows(BlockSource):
     """Row i holds i + 1 in column 0; a block takes a while, and is noted in a folder."""
 
     shape: tuple[int, int]
@@ -147,6 +147,22 @@ def test_pass__without_workers_it_ends_within_the_deadline(cluster: Any, tmp_pat
         run.compute(reduce_rows(TOTAL, slow(tmp_path, 200)))
     thread.join()
     assert time.monotonic() - start < 15
+
+
+def test_pass__goes_on_when_all_workers_were_gone_for_a_moment(cluster: Any, tmp_path: Path) -> None:
+    def replace_all() -> None:
+        deadline = time.monotonic() + 60
+        while len(list(tmp_path.iterdir())) < 6 and time.monotonic() < deadline:
+            time.sleep(0.02)
+        for pid in pids(cluster):
+            os.kill(pid, signal.SIGKILL)
+
+    thread = threading.Thread(target=replace_all)
+    thread.start()
+    with dask.config.set({"sc-dask.stall-timeout-s": 60}):
+        answer, rows = run.compute(*(f(k, slow(tmp_path)) for f, k in ((reduce_rows, TOTAL), (collect_rows, row_sums))))
+    thread.join()
+    assert answer == sum(range(1, 301)) and rows.sum() == answer
 
 
 def die() -> None:

@@ -304,7 +304,7 @@ def test_write__does_not_overwrite_what_is_no_store(adata: ad.AnnData, tmp_path:
     with pytest.raises(InputError, match="no zarr store"):
         sd.write(adata, tmp_path / "thesis", overwrite=True)
     with pytest.raises(InputError, match=r"ends with \.zarr"):
-        sd.write(adata, tmp_path / "a.h5ad")
+        sd.write(adata, tmp_path / "a.loom")
     assert (tmp_path / "thesis" / "chapter1.txt").exists()
 
 

@@ -123,13 +123,13 @@ def test_read__checksums_are_checked(tmp_path: Path, at: str) -> None:
         direct(tmp_path, array).read(0, 10)
 
 
-def test_read__an_inner_chunk_left_out_counts_as_missing(tmp_path: Path) -> None:
+def test_read__an_inner_chunk_left_out_is_told_apart_from_a_missing_shard(tmp_path: Path) -> None:
     group = zarr.open_group(tmp_path, mode="w", zarr_format=3)
     array = group.create_array("x", shape=(4000,), chunks=(1000,), shards=(4000,), dtype="int32")
     array[0:1000] = 7
     chunks = direct(tmp_path, array)
     np.testing.assert_array_equal(chunks.read(0, 4000), array[:])
-    assert chunks.missing == {"x/c/0"}
+    assert chunks.left_out == {"x/c/0"} and not chunks.missing
 
 
 @pytest.mark.parametrize("layout", ["blosc", "zstd", "gzip", "none", "checksummed"])
@@ -202,7 +202,7 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 def test_read__a_pass_decodes_every_chunk_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lanes: int, span: int
 ) -> None:
-    """Blocks are dealt to lanes; the first lane runs ahead of the others, so neighbours are far apart in time."""
+    """One thread is far before the others, so neighbouring blocks are read far apart in time."""
     chunks = direct(tmp_path, stored(tmp_path, **V3["sharded"]))
     spans = [(lo, min(lo + span, N)) for lo in range(0, N, span)]
     order = [s for lane in range(lanes) for s in spans[lane::lanes]]

@@ -1,4 +1,4 @@
-"""The laws of DESIGN.md, over the registry of all functions: lazy, passes, chunk, slot, signature, docstring."""
+"""The laws (CONTRIBUTING.md), over the registry of all functions: lazy, passes, chunk, slot, signature, docstring."""
 
 from __future__ import annotations
 
@@ -55,10 +55,10 @@ MEMORY = {"ndarray": lambda x: x.toarray(), "csr": sp.csr_matrix, "csc": sp.csc_
 
 
 @functools.cache
-def expected(case: Case) -> ad.AnnData:
-    """Return the result on four blocks, in one thread."""
-    with dask.config.set(scheduler="synchronous"):
-        return case.run(lazy(case.start(), 4))
+def expected(case: Case, n_blocks: int = 4) -> ad.AnnData:
+    """Return the result in one thread."""
+    with dask.config.set(scheduler="synchronous", num_workers=1):
+        return case.run(lazy(case.start(), n_blocks))
 
 
 @pytest.fixture(autouse=True)
@@ -138,11 +138,15 @@ def test_chunk__lazy_dense_gives_the_same(case: Case) -> None:
     assert differences(got, expected(case), RTOL) == []
 
 
-@cases(argvalues=READING)
-def test_chunk__threads_give_the_same(case: Case) -> None:
-    with dask.config.set(scheduler="threads", num_workers=3):
-        got = case.run(lazy(case.start(), 7))
-        assert differences(got, expected(case), 0 if case.exact else RTOL) == []
+# -- digits --------------------------------------------------------------------------------------
+
+
+@cases(argvalues=CASES)
+@pytest.mark.parametrize("n_threads", [2, 3, 5])
+def test_digits__do_not_depend_on_threads(case: Case, n_threads: int) -> None:
+    with dask.config.set(scheduler="threads", num_workers=n_threads):
+        got = case.run(lazy(case.start(), 30))
+        assert differences(got, expected(case, 30)) == []
 
 
 @pytest.fixture(scope="module")
@@ -152,11 +156,11 @@ def pool() -> Iterator[ProcessPoolExecutor]:
 
 
 @cases(argvalues=[c for c in FIRST if c.reads])
-def test_chunk__processes_give_the_same(case: Case, pool: ProcessPoolExecutor) -> None:
+def test_digits__do_not_depend_on_processes(case: Case, pool: ProcessPoolExecutor) -> None:
     with dask.config.set(scheduler="processes", pool=pool, num_workers=2), stage("law") as s:
-        got = case.run(lazy(case.start(), 3))
+        got = case.run(lazy(case.start(), 30))
         assert s.passes == pytest.approx(case.passes)  # counted in the processes, where it is read
-        assert differences(got, expected(case), 0 if case.exact else RTOL) == []
+        assert differences(got, expected(case, 30)) == []
 
 
 @pytest.fixture(scope="module")
@@ -169,10 +173,10 @@ def threads_client() -> Iterator[Any]:
 
 
 @cases(argvalues=[c for c in FIRST if c.reads])
-def test_chunk__a_distributed_client_gives_the_same(case: Case, threads_client: Any) -> None:
+def test_digits__do_not_depend_on_a_cluster(case: Case, threads_client: Any) -> None:
     with threads_client.as_current(), dask.config.set(scheduler=threads_client):
-        got = case.run(lazy(case.start(), 5))
-        assert differences(got, expected(case), 0 if case.exact else RTOL) == []
+        got = case.run(lazy(case.start(), 30))
+        assert differences(got, expected(case, 30)) == []
 
 
 def analysed(adata: ad.AnnData) -> ad.AnnData:

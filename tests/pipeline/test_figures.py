@@ -14,7 +14,8 @@ from matplotlib.figure import Figure
 from matplotlib.image import imread
 
 from sc_dask.array.blocks import from_source
-from sc_dask.pipeline import points
+from sc_dask.array.source import BlockSource
+from sc_dask.pipeline import scatter
 from sc_dask.pipeline.figures import DPI, make_figures
 
 ALL = {
@@ -36,7 +37,7 @@ INCHES = {
 
 
 @dataclass(frozen=True)
-class Unreadable:
+class Unreadable(BlockSource):
     """A matrix that nobody may look at."""
 
     shape: tuple[int, int]
@@ -317,9 +318,9 @@ def two_clouds(n: int) -> tuple[np.ndarray, np.ndarray]:
 def test_points__markers_for_some_a_raster_for_many(n: int) -> None:
     ax = axes()
     xy, codes = two_clouds(n)
-    points.frame(ax, xy)
-    points.draw(ax, xy, codes, PALETTE)
-    many = n > points.MARKERS_UP_TO
+    scatter.frame(ax, xy)
+    scatter.draw(ax, xy, codes, PALETTE)
+    many = n > scatter.MARKERS_UP_TO
     assert (len(ax.images), len(ax.collections)) == ((1, 0) if many else (0, 1))
     out = io.BytesIO()
     ax.figure.savefig(out, format="png")
@@ -348,7 +349,7 @@ def test_raster__a_point_is_at_its_place(scale: str) -> None:
     ax.set_xscale(scale)
     ax.set_xlim(1, 100)
     ax.set_ylim(0, 1)
-    image = points.raster(ax, np.asarray([[10.0, 0.25]]), np.asarray([1]), PALETTE)
+    image = scatter.raster(ax, np.asarray([[10.0, 0.25]]), np.asarray([1]), PALETTE)
     rows, cols = np.nonzero(image[..., 3])
     x = 0.5 if scale == "log" else 9 / 99
     assert len(rows) == 4  # 2 x 2
@@ -359,14 +360,14 @@ def test_raster__a_point_is_at_its_place(scale: str) -> None:
 
 def test_raster__a_pixel_has_the_mean_colour() -> None:
     ax = axes()
-    image = points.raster(ax, np.full((4, 2), 0.5), np.asarray([0, 0, 0, 1]), PALETTE)
+    image = scatter.raster(ax, np.full((4, 2), 0.5), np.asarray([0, 0, 0, 1]), PALETTE)
     assert (image[image[..., 3] > 0][:, :3] == [191, 0, 64]).all()
 
 
 def test_frame__holds_all_points() -> None:
     ax = axes()
     ax.set_xscale("log")
-    points.frame(ax, np.asarray([[1.0, 5.0], [1000.0, 5.0]]))
+    scatter.frame(ax, np.asarray([[1.0, 5.0], [1000.0, 5.0]]))
     low, high = ax.get_xlim()
     assert 0.5 < low < 1 and 1000 < high < 2000
     assert ax.get_ylim() == (4.5, 5.5)
@@ -376,18 +377,18 @@ def test_apart__boxes_do_not_overlap() -> None:
     rng = np.random.default_rng(0)
     at = np.vstack([rng.normal(0, 30, (60, 2)), np.zeros((5, 2))])
     sizes = np.column_stack([rng.uniform(8, 20, 65), np.full(65, 9.0)])
-    moved = points.apart(at, sizes)
+    moved = scatter.apart(at, sizes)
     room = np.abs(moved[:, None] - moved[None]) - (sizes[:, None] + sizes[None]) / 2
     assert ((room >= 0).any(axis=2) | np.eye(65, dtype=bool)).all()
     lone = np.asarray([[0.0, 0.0], [100.0, 0.0]])
-    assert (points.apart(lone, np.full((2, 2), 10.0)) == lone).all()
+    assert (scatter.apart(lone, np.full((2, 2), 10.0)) == lone).all()
 
 
 def test_names__stand_at_medians_of_used_groups() -> None:
     ax = axes()
     xy, codes = two_clouds(400)
-    points.frame(ax, xy)
-    points.name(ax, xy, codes * 2, ["a", "unused", "c"])
+    scatter.frame(ax, xy)
+    scatter.name(ax, xy, codes * 2, ["a", "unused", "c"])
     assert [t.get_text() for t in ax.texts] == ["a", "c"]
     for text, i in zip(ax.texts, (0, 1), strict=True):
         assert np.allclose(text.get_position(), np.median(xy[codes == i], axis=0))

@@ -16,7 +16,7 @@ import dask
 import pytest
 
 from sc_dask import datasets
-from sc_dask.array import run
+from sc_dask.array.engine import run, segments
 from sc_dask.errors import MemoryBudgetError
 from sc_dask.io.info import Info, info
 from sc_dask.pipeline import RunPlan, Settings, plan, planning
@@ -43,9 +43,10 @@ def test_plan__passes_bytes_and_tasks() -> None:
         "markers": 1, "write": 2, "figures": 0,
     }  # fmt: skip
     n_blocks = -(-2_000_000_000 * 6 // (48 * MIB))
+    n_segments = len(segments.cut(n_blocks)) - 1
     for st in made.stages:
         assert st.bytes_read == st.passes * 4_000_000_000
-        assert st.tasks == st.passes * (n_blocks + 3)
+        assert st.tasks == st.passes * (2 * n_segments + 1)
     assert made.total_bytes == 7 * 4_000_000_000
     assert made.n_threads == 2
 
@@ -94,7 +95,8 @@ def test_plan__what_costs_memory() -> None:
     slow = {"method": "umap-learn", "init_pos": "spectral"}
     assert peaks(of(umap=slow))["umap"] > base["umap"] + 1_000_000 * 30 * 100
     assert peaks(of(replace(ATLAS, shape=(2_000_000, 30_000))))["umap"] > base["umap"] + GIB
-    assert peaks(of(replace(ATLAS, n_nonzeros=20_000_000_000))) == base  # X is never in memory
+    for name, peak in peaks(of(replace(ATLAS, n_nonzeros=20_000_000_000))).items():
+        assert peak <= 1.1 * base[name]  # X is never in memory: of ten times the blocks one more state is held
     many = {"n_top_genes": 20_000}
     assert peaks(of(pca={"svd_solver": "randomized"}, hvg=many))["pca"] < peaks(of(hvg=many))["pca"] - 5 * GIB
 

@@ -11,7 +11,7 @@ import numpy as np
 import scipy.sparse as sp
 
 
-class Sheet:
+class RowOutput:
     """An array of all rows that the threads of this process write their blocks into: none is held twice.
 
     Made by the first block that has an ndarray to give; what is not one is for `join`.

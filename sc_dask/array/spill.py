@@ -1,4 +1,4 @@
-"""Blocks laid aside during a pass, so that a later pass need not read X again.
+"""Blocks of a lazy X written to temporary files during a pass, so that a later pass need not read X again.
 
 Each block becomes one compressed file of a folder in the work-dir; memory is not needed, and a killed run
 leaves nothing but that folder.
@@ -6,11 +6,7 @@ leaves nothing but that folder.
 
 from __future__ import annotations
 
-import os
-import shutil
 import struct
-import tempfile
-import weakref
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -18,13 +14,14 @@ from typing import Any
 import numpy as np
 import scipy.sparse as sp
 
-from sc_dask import config
-from sc_dask.array import run
-from sc_dask.array.blocks import Lazy, RowBlocks, ahead, each_block, from_source
+from sc_dask import config, work
+from sc_dask.array.blocks import Lazy, RowBlocks, before_last_steps, each_block, from_source
 from sc_dask.array.concat import sources
+from sc_dask.array.engine import run
 from sc_dask.array.expr import Step
-from sc_dask.array.source import METER, Block, MemorySource
+from sc_dask.array.source import METER, Block, BlockSource, MemorySource
 from sc_dask.errors import StoreError
+from sc_dask.work import WorkFolder
 
 _HEADER = struct.Struct("<qqqqq")  # rows, columns, sizes of the compressed data, indices and indptr
 
@@ -46,7 +43,7 @@ def _write_block(block: Block, index: int, *_vectors: np.ndarray, folder: str) -
         arrays = [np.ascontiguousarray(block).reshape(-1)]
     parts = [bytes(codec.encode(a)) if a.size else b"" for a in arrays] + [b""] * (3 - len(arrays))
     path = Path(folder) / f"{index}.block"
-    partial = path.with_suffix(f".partial-{os.getpid()}")
+    partial = work.partial(path)
     with partial.open("wb") as f:
         f.write(_HEADER.pack(n_obs, n_vars, *(len(p) for p in parts)))
         for p in parts:
@@ -75,13 +72,13 @@ def _read_block(path: Path, dtype: np.dtype[Any], is_sparse: bool) -> Block:
 
 
 @dataclass(frozen=True, eq=False)
-class StagedSource:
+class SpilledBlocks(BlockSource):
     """Row blocks in the files of a folder; block i holds rows ``bounds[i]:bounds[i + 1]``.
 
     Its bytes are metered, its rows are not: X itself is not read again.
     """
 
-    folder: str
+    area: WorkFolder = field(repr=False)
     bounds: np.ndarray
     shape: tuple[int, int]
     dtype: np.dtype[Any]
@@ -92,7 +89,7 @@ class StagedSource:
         first = min(max(int(np.searchsorted(self.bounds, start, side="right")) - 1, 0), len(self.bounds) - 2)
         pieces, i = [], first
         while i < len(self.bounds) - 1 and (int(self.bounds[i]) < stop or i == first):
-            block = _read_block(Path(self.folder) / f"{i}.block", self.dtype, self.is_sparse)
+            block = _read_block(self.area.path / f"{i}.block", self.dtype, self.is_sparse)
             lo, hi = max(start - int(self.bounds[i]), 0), min(stop, int(self.bounds[i + 1])) - int(self.bounds[i])
             pieces.append(block if (lo, hi) == (0, block.shape[0]) else block[lo:hi])
             i += 1
@@ -102,29 +99,29 @@ class StagedSource:
 
 
 def possible(x: RowBlocks) -> bool:
-    """Tell whether laying X aside is worth it and every worker could read it back."""
-    if all(isinstance(s, MemorySource | StagedSource) for s in sources(x.expression)):
+    """Tell whether writing X to temporary files is worth it and every worker could read it back."""
+    if all(isinstance(s, MemorySource | SpilledBlocks) for s in sources(x.expression)):
         return False
     return run.client() is None or config.get("work-dir") is not None
 
 
-def stage(x: RowBlocks) -> tuple[Lazy[list[int]], RowBlocks]:
+def spill(x: RowBlocks) -> tuple[Lazy[list[int]], RowBlocks]:
     """Return what lays every block of ``x`` aside when computed, and the X to read afterwards.
 
     Last steps that keep the shape of a sparse X (normalising) or make it dense are left out and made again when the
     blocks are read: counts take 0.4 of the room of their logarithms (4,000 cells, 2,000 genes: 2.8 against 6.8 MB). The
     folder goes when the returned X does.
     """
-    folder = tempfile.mkdtemp(prefix="sc-dask-stage-", dir=config.work_dir())
+    area = WorkFolder.make("spill")
+    folder = str(area)
     again = _made_again(x)
     below = replace(x.expression, steps=x.expression.steps[: len(x.expression.steps) - len(again)])
-    source = StagedSource(folder, below.bounds, below.shape, below.dtype, below.is_sparse, folder)
+    source = SpilledBlocks(area, below.bounds, below.shape, below.dtype, below.is_sparse, folder)
     staged = from_source(source, x.expression.bounds if x.expression.coarse is None else x.expression.coarse)
-    weakref.finalize(source, shutil.rmtree, folder, ignore_errors=True)
     lazy = each_block(_write_block, x, folder=folder)
     for step in again:
         staged = RowBlocks(staged.expression.then(step))
-    return ahead(lazy, len(again)) if again else lazy, staged
+    return before_last_steps(lazy, len(again)) if again else lazy, staged
 
 
 def _made_again(x: RowBlocks) -> tuple[Step, ...]:

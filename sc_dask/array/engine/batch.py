@@ -1,6 +1,6 @@
-"""Functions that run beside each other so that what they ask of the same X is computed in one pass.
+"""Batch scheduler: runs several functions so that what they ask of the same X is computed in one pass.
 
-Each runs in a thread of its own, but only one of them at any time: it runs until it asks for something
+Each function has a thread of its own, but only one of them runs at any time: it runs until it asks for something
 (``run.compute``) or ends, then the next has its turn. When all have asked, everything is computed together.
 """
 
@@ -15,16 +15,16 @@ from typing import Any
 
 from sc_dask.array.blocks import Lazy
 
-_seat: ContextVar[Seat | None] = ContextVar("sc_dask_seat", default=None)
+_participant: ContextVar[Participant | None] = ContextVar("sc_dask_participant", default=None)
 
 
 @dataclass
-class Seat:
-    """One function in a meeting: what it waits for, what it gave, and whether others may go on."""
+class Participant:
+    """One function of a batch: what it asked for, the answers, what it returned, and the events that pass the turn."""
 
     func: Callable[[], Any]
     asked: tuple[Lazy[Any], ...] = ()
-    given: Sequence[Any] | BaseException = ()
+    answers: Sequence[Any] | BaseException = ()
     value: Any = None
     error: BaseException | None = None
     ended: bool = False
@@ -32,43 +32,43 @@ class Seat:
     pause: threading.Event = field(default_factory=threading.Event)
     may_write: Callable[[str, str], None] | None = None
 
-    def ask(self, lazies: tuple[Lazy[Any], ...]) -> Sequence[Any]:
+    def submit_and_wait(self, lazies: tuple[Lazy[Any], ...]) -> Sequence[Any]:
         """Wait until the others have asked too and return the answers."""
         self.asked = lazies
-        self._rest()
-        if isinstance(self.given, BaseException):
-            raise self.given
-        return self.given
+        self._yield_turn()
+        if isinstance(self.answers, BaseException):
+            raise self.answers
+        return self.answers
 
-    def _rest(self) -> None:
+    def _yield_turn(self) -> None:
         self.pause.set()
         self.turn.wait()
         self.turn.clear()
 
     def run(self) -> None:
-        """Run the function from its first turn on."""
+        """Thread body: wait for the first turn, call the function, store value or error, hand control back."""
         self.turn.wait()
         self.turn.clear()
-        _seat.set(self)
+        _participant.set(self)
         try:
             self.value = self.func()
-        except BaseException as err:  # raised where the meeting was called
+        except BaseException as err:  # raised where the batch was started
             self.error = err
         self.ended, self.asked = True, ()
         self.pause.set()
 
 
-def seat() -> Seat | None:
-    """Return the seat of the function that runs here, or None outside of a meeting."""
-    return _seat.get()
+def participant() -> Participant | None:
+    """Return the participant whose function runs here, or None outside of a batch."""
+    return _participant.get()
 
 
-def hold(
+def run_together(
     funcs: Sequence[Callable[[], Any]],
     compute: Callable[[list[Lazy[Any]]], Sequence[Any]],
     may_write: Callable[[int, str, str], None] | None = None,
-) -> list[Seat]:
-    """Run functions beside each other and return their seats, which hold what each returned or raised.
+) -> list[Participant]:
+    """Run functions side by side; return their participants, which hold what each returned or raised.
 
     Parameters
     ----------
@@ -79,13 +79,13 @@ def hold(
     may_write
         ``may_write(i, attr, key)`` raises where function ``i`` must not write a slot.
     """
-    seats = [Seat(f) for f in funcs]
-    for i, s in enumerate(seats):
+    participants = [Participant(f) for f in funcs]
+    for i, s in enumerate(participants):
         if may_write is not None:
             s.may_write = lambda attr, key, i=i: may_write(i, attr, key)
-        # daemon: one that waits when an interrupt ends the meeting keeps no process alive
+        # daemon: one that waits when an interrupt ends the batch keeps no process alive
         threading.Thread(target=contextvars.copy_context().run, args=(s.run,), daemon=True).start()
-    while waiting := [s for s in seats if not s.ended]:
+    while waiting := [s for s in participants if not s.ended]:
         for s in waiting:
             s.turn.set()
             s.pause.wait()
@@ -97,8 +97,8 @@ def hold(
             answers = list(compute([z for s in asking for z in s.asked]))
         except Exception as err:  # a block that cannot be read fails all that wanted it
             for s in asking:
-                s.given = err
+                s.answers = err
             continue
         for s in asking:
-            s.given, answers = answers[: len(s.asked)], answers[len(s.asked) :]
-    return seats
+            s.answers, answers = answers[: len(s.asked)], answers[len(s.asked) :]
+    return participants

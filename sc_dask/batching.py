@@ -10,7 +10,8 @@ from typing import Any
 
 import pandas as pd
 
-from sc_dask.array import meeting, run
+from sc_dask.array.engine import run
+from sc_dask.array.engine.batch import run_together
 from sc_dask.errors import InputError
 
 # What reads X and columns that are named in the call, and nothing that another of them writes unless it is named.
@@ -110,14 +111,14 @@ class Batch:
     ) -> None:
         if kind is not None or not self._calls:
             return
-        seats = meeting.hold(self._calls, partial(run.compute_all, label="batch"), self._may_write)
-        for call, seat in zip(self._calls, seats, strict=True):
-            if seat.error is None:
-                call.finished(seat.value)
-        for call, seat in zip(self._calls, seats, strict=True):
-            if seat.error is not None:
-                seat.error.add_note(f"in {call.name} of a batch; the other calls were finished")
-                raise seat.error
+        participants = run_together(self._calls, partial(run.compute_all, label="batch"), self._may_write)
+        for call, participant in zip(self._calls, participants, strict=True):
+            if participant.error is None:
+                call.finished(participant.value)
+        for call, participant in zip(self._calls, participants, strict=True):
+            if participant.error is not None:
+                participant.error.add_note(f"in {call.name} of a batch; the other calls were finished")
+                raise participant.error
 
     def _may_write(self, i: int, attr: str, key: str) -> None:
         """Refuse to write what another call of this batch names: it may have read what was there before."""

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 
-from sc_dask.array import normalize, passes, run
+from sc_dask.array import normalize
 from sc_dask.array.blocks import (
     Reduction,
     collect_rows,
@@ -23,6 +23,7 @@ from sc_dask.array.blocks import (
     reduce_rows,
     scan_rows,
 )
+from sc_dask.array.engine import cluster, passes, run, segments
 from sc_dask.array.source import METER
 from sc_dask.errors import StalledError
 from sc_dask.kernels.qc import row_totals
@@ -161,7 +162,7 @@ def test_materialise__gives_the_block_type() -> None:
     np.testing.assert_array_equal(out.toarray(), DENSE)
 
 
-# -- lanes ---------------------------------------------------------------------------------------
+# -- blocks in memory ---------------------------------------------------------------------------------------
 
 
 class Slow(CountingSource):
@@ -177,8 +178,8 @@ class Slow(CountingSource):
             self.most = max(self.most, self.now)
 
 
-@pytest.mark.parametrize("n_lanes", [1, 2])
-def test_lanes__hold_one_block_each(n_lanes: int) -> None:
+@pytest.mark.parametrize("n_threads", [1, 2])
+def test_threads__hold_one_block_each(n_threads: int) -> None:
     source = Slow(DENSE)
     read = source.read
 
@@ -193,10 +194,10 @@ def test_lanes__hold_one_block_each(n_lanes: int) -> None:
         return float(b.sum())
 
     source.read = counting  # type: ignore[method-assign]
-    with dask.config.set(scheduler="threads", num_workers=n_lanes):
+    with dask.config.set(scheduler="threads", num_workers=n_threads):
         total = run.compute(reduce_rows(Reduction(block, lambda a, b: a + b), from_source(source, np.arange(21))))
     assert total == DENSE.sum()
-    assert 1 <= source.most <= n_lanes
+    assert 1 <= source.most <= n_threads
 
 
 def test_n_workers__follows_the_scheduler() -> None:
@@ -286,45 +287,28 @@ def test_map_tasks__counts_what_is_read(scheduler: str) -> None:
     assert sum(sums) == DENSE.sum() and s.passes == 1 and s.bytes_read == DENSE.nbytes
 
 
-def test_slots__workers_first_then_their_threads() -> None:
-    class Cluster:
-        def nthreads(self) -> dict[str, int]:
-            return {"a": 1, "b": 2, "c": 2}
-
-    with mock.patch.object(run, "client", Cluster):
-        assert run._slots() == ["a", "b", "b", "c", "c"]
-        assert run._slots(4) == ["a", "b", "b", "c"]
-        assert run._slots(2) == ["a", "b"]
-
-
-def test_deal__a_worker_takes_a_run_of_blocks_and_its_lanes_take_turns() -> None:
-    assert passes.deal(9, ["a", "b", "b"]).tolist() == [0, 0, 0, 1, 2, 1, 2, 1, 2]
-    assert passes.deal(5, ["", ""]).tolist() == [0, 1, 0, 1, 0]
-    assert passes.deal(3, ["a", "b", "c"]).tolist() == [0, 1, 2]
-
-
-def test_graph__long_lanes_take_several_blocks_a_task_and_keep_rows_apart() -> None:
+def test_tasks__several_blocks_a_segment_and_rows_apart() -> None:
     source = lazy(DENSE, 20)
     lazies = [reduce_rows(SUM, source), collect_rows(lambda b: b[:, 0], source)]
-    recipe = passes.describe([source], lazies, in_place=False, sourceless=False)
-    lanes = passes.deal(20, ["a", "b"])
-    dsk = passes.graph("p", [source], recipe, [[(), ()]], lanes, per_task=4, apart=True)
-    assert sorted(key[1] for key in dsk if isinstance(key, tuple) and key[0] == "p") == [0, 4, 8, 10, 14, 18]
-    end, *parts = dask.get(dsk, ["p-end", *passes.part_keys("p", lanes)])
-    assert end.parts == [] and [len(p) for p in parts] == [10, 10]
+    spec = passes.describe([source], lazies, in_place=False, sourceless=False)
+    with mock.patch.object(segments, "_SEGMENTS", 5):
+        made = passes.tasks("p", [source], spec, [[(), ()]], apart=True)
+    assert made.blocks == {("p", i): 4 for i in range(5)}
+    acc, *of_segments = dask.get(made.graph, [made.end, *made.apart])
+    assert acc.by_block == [] and [len(p) for p in of_segments] == [4] * 5
     here = passes.describe([source], lazies, in_place=True, sourceless=False)
-    passes.settle(here, end, reversed(parts))
-    total, rows = passes.answers(here, end)
+    passes.collect_rows(here, acc, reversed(of_segments))
+    total, rows = passes.answers(here, acc)
     np.testing.assert_array_equal(total, DENSE.sum(axis=0))
     np.testing.assert_array_equal(rows, DENSE[:, 0])
 
 
-def test_places__a_lane_begins_at_its_worker() -> None:
-    slots = ["a", "b", "b"]
-    assert run._places("p", passes.deal(9, slots), slots) == {("p", 0): "a", ("p", 3): "b", ("p", 4): "b"}
-    few = run._places("p", passes.deal(5, slots), slots)  # the others follow their lanes
-    assert [few["p", i] for i in range(5)] == ["a", "b", "b", "b", "b"]
-    assert run._places("p", np.zeros(3, int), [""]) == {}
+def test_places__a_worker_gets_a_run_of_tasks_by_its_threads() -> None:
+    found = cluster.places(list("abcdefgh"), {"one": 1, "three": 3})
+    assert found == dict.fromkeys("ab", "one") | dict.fromkeys("cdefgh", "three")
+    assert cluster.places(["a", "b"], {"one": 1, "two": 1, "three": 1}) == {"a": "one", "b": "two"}
+    assert cluster.places(["a"], {"one": 1, "two": 1}) == {}  # wherever there is room
+    assert cluster.places(["a"], {}) == {}
 
 
 def test_call__runs_here_without_a_cluster() -> None:

@@ -6,15 +6,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sc_dask.array import meeting, run
 from sc_dask.array.blocks import Reduction, reduce_rows
+from sc_dask.array.engine import batch, run
 from sc_dask.testing import lazy, source_of
 
 DENSE = np.arange(60, dtype=np.float32).reshape(20, 3)
 SUM = Reduction(lambda b: b.sum(axis=0), lambda a, b: a + b)
 
 
-def test_hold__rounds_are_computed_together() -> None:
+def test_run_together__rounds_are_computed_together() -> None:
     x, rounds = lazy(DENSE, 4), []
 
     def sums(n: int) -> Any:
@@ -24,13 +24,13 @@ def test_hold__rounds_are_computed_together() -> None:
         rounds.append(len(lazies))
         return run.compute_all(lazies)
 
-    seats = meeting.hold([sums(1), sums(3), sums(0), sums(2)], counted)
+    participants = batch.run_together([sums(1), sums(3), sums(0), sums(2)], counted)
     assert rounds == [3, 2, 1] and source_of(x).passes == 3
-    assert [s.value for s in seats] == [[DENSE.sum()] * n for n in (1, 3, 0, 2)]
-    assert meeting.seat() is None
+    assert [s.value for s in participants] == [[DENSE.sum()] * n for n in (1, 3, 0, 2)]
+    assert batch.participant() is None
 
 
-def test_hold__one_runs_at_a_time_in_order() -> None:
+def test_run_together__one_runs_at_a_time_in_order() -> None:
     x, heard, inside = lazy(DENSE), [], threading.Lock()
 
     def func(i: int) -> Any:
@@ -43,22 +43,22 @@ def test_hold__one_runs_at_a_time_in_order() -> None:
 
         return go
 
-    meeting.hold([func(i) for i in range(4)], run.compute_all)
+    batch.run_together([func(i) for i in range(4)], run.compute_all)
     assert heard == [(part, i) for part in range(2) for i in range(4)]
 
 
-def test_hold__an_error_is_of_its_function_alone() -> None:
+def test_run_together__an_error_is_of_its_function_alone() -> None:
     x = lazy(DENSE)
 
     def wrong() -> None:
         raise KeyError("mine")
 
-    seats = meeting.hold([wrong, lambda: run.compute(reduce_rows(SUM, x))], run.compute_all)
-    assert isinstance(seats[0].error, KeyError) and seats[1].error is None
-    np.testing.assert_array_equal(seats[1].value, DENSE.sum(axis=0))
+    participants = batch.run_together([wrong, lambda: run.compute(reduce_rows(SUM, x))], run.compute_all)
+    assert isinstance(participants[0].error, KeyError) and participants[1].error is None
+    np.testing.assert_array_equal(participants[1].value, DENSE.sum(axis=0))
 
 
-def test_hold__an_error_of_a_pass_reaches_all_that_asked() -> None:
+def test_run_together__an_error_of_a_pass_reaches_all_that_asked() -> None:
     x, source = lazy(DENSE), None
 
     def broken(block: Any) -> Any:
@@ -70,6 +70,8 @@ def test_hold__an_error_of_a_pass_reaches_all_that_asked() -> None:
         return "caught"
 
     bad = Reduction(broken, lambda a, b: a)
-    seats = meeting.hold([caught, lambda: run.compute(reduce_rows(bad, x)), lambda: source], run.compute_all)
-    assert seats[0].value == "caught"
-    assert isinstance(seats[1].error, OSError) and seats[2].error is None
+    participants = batch.run_together(
+        [caught, lambda: run.compute(reduce_rows(bad, x)), lambda: source], run.compute_all
+    )
+    assert participants[0].value == "caught"
+    assert isinstance(participants[1].error, OSError) and participants[2].error is None

@@ -1,0 +1,35 @@
+"""The only reader of AnnData: matrices as lazy row blocks, embeddings, graphs and tables."""
+
+from sc_dask.get.aggregates import aggregate
+from sc_dask.get.columns import (
+    as_stored,
+    batches,
+    column,
+    in_memory,
+    matrix,
+    names,
+    obs_df,
+    rank_genes_groups_df,
+    stored,
+    var_mask,
+)
+from sc_dask.get.graphs import compact_graph, distances, embedding, embedding_rows, graph
+
+__all__ = [
+    "aggregate",
+    "as_stored",
+    "batches",
+    "column",
+    "compact_graph",
+    "distances",
+    "embedding",
+    "embedding_rows",
+    "graph",
+    "in_memory",
+    "matrix",
+    "names",
+    "obs_df",
+    "rank_genes_groups_df",
+    "stored",
+    "var_mask",
+]

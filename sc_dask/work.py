@@ -1,0 +1,209 @@
+"""Temporary folders and files: each has a unique name and an owner that removes it; nothing else is ever removed.
+
+A work folder holds a marker file that its owner keeps locked. Folders whose owner was killed are removed by the next
+process of the same user on the same machine that makes a folder beside them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import shutil
+import socket
+import tempfile
+import uuid
+import weakref
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
+
+import dask.config
+
+from sc_dask import config
+
+_MARKER = ".sc-dask-work"
+_PREFIX = "sc-dask-"
+_IN_MEMORY = {"tmpfs", "ramfs"}
+
+
+_KEPT: list[WorkFolder] = []
+
+
+class WorkFolder:
+    """A temporary folder that goes with the last object that holds it, at the latest when its process ends.
+
+    A pickled or forked copy only borrows it.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        self._finalizer: Any = None
+
+    @classmethod
+    def make(cls, kind: str, *, lasting: bool = False) -> WorkFolder:
+        """Make a new folder in the option ``work-dir``, or where `scratch` says; a lasting one is never removed."""
+        parent = scratch()
+        os.makedirs(parent, exist_ok=True)
+        _remove_orphans(parent)
+        made = cls(tempfile.mkdtemp(prefix=f"{_PREFIX}{kind}-", dir=parent))
+        if lasting:
+            return made
+        lock = _locked_marker(made.path)
+        made._finalizer = weakref.finalize(made, _remove, made.path, os.getpid(), lock)
+        return made
+
+    def keep(self) -> None:
+        """Hold the folder until this process ends, whoever holds this object."""
+        _KEPT.append(self)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return WorkFolder, (str(self.path),)
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+    def remove(self) -> None:
+        """Remove the folder now, if it is this object's own."""
+        if self._finalizer is not None:
+            self._finalizer()
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[str | None]:
+    """Hold a lock file inside the block; yields who holds it where that is somebody else, else None.
+
+    The file goes with the lock. On a disk without locks nobody is kept away.
+    """
+    file = _lock(path)
+    if isinstance(file, str):
+        yield file
+        return
+    try:
+        yield None
+    finally:
+        path.unlink(missing_ok=True)
+        file.close()
+
+
+def _lock(path: Path) -> IO[str] | str:
+    """Return the locked file, or who holds it."""
+    while True:
+        file = path.open("a+")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            holder = file.read() or "another process"
+            file.close()
+            return holder
+        except OSError:  # no locks here
+            return file
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                file.truncate(0)
+                file.write(f"process {os.getpid()} of {socket.gethostname()}")
+                file.flush()
+                return file
+        file.close()  # its holder has just removed it
+
+
+def scratch() -> str:
+    """Return the folder for temporary folders: a disk, because what is put there may be larger than memory.
+
+    The option ``sc-dask.work-dir``; else Dask's ``temporary-directory``; else the system's temporary folder, or
+    ``/var/tmp`` where that one is in memory and was not chosen by ``TMPDIR``.
+    """
+    chosen = config.get("work-dir") or dask.config.get("temporary-directory", None)
+    if chosen:
+        return str(chosen)
+    system = tempfile.gettempdir()
+    if os.environ.get("TMPDIR") or _filesystem(system) not in _IN_MEMORY:
+        return system
+    lasting = "/var/tmp"
+    return lasting if os.access(lasting, os.W_OK) and _filesystem(lasting) not in _IN_MEMORY else system
+
+
+def partial(path: Path) -> Path:
+    """Return a name beside ``path`` that no other process, thread or machine takes, for a file until it is whole."""
+    return path.with_name(f"{path.name}.partial-{uuid.uuid4().hex}")
+
+
+@contextlib.contextmanager
+def replacing(kind: str, target: Path) -> Iterator[Path | None]:
+    """Give a place beside the target to write to, which takes the target's name when the block ends without an error.
+
+    A link stays a link: what it points to is replaced. After an error nothing of the new file is left.
+    """
+    real = Path(os.path.realpath(target))
+    new = partial(real)
+    new = new.with_name(f".{new.name}{real.suffix}")
+    try:
+        yield new
+        if kind == "h5ad":
+            os.replace(new, real)
+        else:
+            _swap(new, real)
+    finally:
+        if new.is_dir():
+            shutil.rmtree(new, ignore_errors=True)
+        new.unlink(missing_ok=True)
+
+
+def _swap(new: Path, real: Path) -> None:
+    """Put a folder in the place of another, which cannot be one step: the old one goes last."""
+    if not real.exists():
+        new.rename(real)
+        return
+    old = new.with_name(f"{new.name}.old")
+    real.rename(old)
+    try:
+        new.rename(real)
+    except OSError:
+        old.rename(real)
+        raise
+    shutil.rmtree(old) if old.is_dir() else old.unlink()
+
+
+def _filesystem(path: str) -> str:
+    """Return the type of the filesystem of a path; "" where the system does not tell."""
+    found = ("", "")
+    with contextlib.suppress(OSError):
+        real = os.path.realpath(path)
+        for line in Path("/proc/mounts").read_text().splitlines():
+            _, at, kind, *_ = line.split(" ")
+            inside = at == "/" or f"{real}/".startswith(f"{at}/")
+            if inside and len(at) >= len(found[0]):
+                found = (at, kind)
+    return found[1]
+
+
+def _locked_marker(folder: Path) -> IO[str]:
+    """Write the marker; it has its name only once it is locked."""
+    new = folder / f"{_MARKER}.new"
+    file = new.open("w")
+    json.dump({"host": socket.gethostname(), "pid": os.getpid()}, file)
+    file.flush()
+    with contextlib.suppress(OSError):  # a disk without locks: nobody will take the folder for an orphan
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    new.replace(folder / _MARKER)
+    return file
+
+
+def _remove(path: Path, pid: int, lock: IO[str]) -> None:
+    if os.getpid() != pid:  # a forked child must not take its parent's folder
+        return
+    if (path / _MARKER).exists():
+        shutil.rmtree(path, ignore_errors=True)
+    lock.close()
+
+
+def _remove_orphans(parent: str) -> None:
+    """Remove the folders beside ours whose owners were killed: ours by user, machine and marker, and not locked."""
+    for marker in Path(parent).glob(f"{_PREFIX}*/{_MARKER}"):
+        with contextlib.suppress(OSError, ValueError), marker.open("r+") as file:
+            if os.fstat(file.fileno()).st_uid != os.getuid() or json.load(file)["host"] != socket.gethostname():
+                continue
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(marker.parent, ignore_errors=True)
