@@ -449,7 +449,7 @@ def open_h5(location: Location) -> Any:
     try:
         return h5py.File(f, "r")
     except OSError as err:
-        if isinstance(err, BlockingIOError) or "lock" in str(err):
+        if isinstance(err, BlockingIOError) or "unable to lock" in str(err):
             raise StoreError(
                 f"{location} is locked: another program has it open for writing",
                 "a file that nobody writes",
