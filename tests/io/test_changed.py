@@ -67,7 +67,6 @@ def test_rewritten__is_an_error_and_read_again_is_right(kind: str, writer: str, 
     np.testing.assert_array_equal(values(new.X), OTHER.toarray())
 
 
-@pytest.mark.filterwarnings("ignore:zarr v3 will become the only option:DeprecationWarning")
 @pytest.mark.parametrize("zarr_format", [2, 3])
 @pytest.mark.parametrize("kind", ["csr", "dense"])
 def test_chunks_changed_in_place__have_another_name_and_are_refused_by_who_read_before(

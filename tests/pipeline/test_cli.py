@@ -75,8 +75,8 @@ def test_run__says_what_was_done(store: Path, quick: list[str], tmp_path: Path) 
     ]
     assert re.fullmatch(r"qc +\d+\.\d s +1 pass +\d+ [KM]?i?B read +[\d.]+ [MG]iB memory", lines[0])
     assert re.fullmatch(r"neighbors +\d+\.\d s +[\d.]+ [MG]iB memory", lines[5])
-    done = r"done in (\d+ min )?\d+ s: \d passes over X, \d+ [KM]?i?B read, peak memory [\d.]+ [MG]iB"
-    assert re.fullmatch(done, lines[11])
+    summary = r"done in (\d+ min )?\d+ s: \d passes over X, \d+ [KM]?i?B read, peak memory [\d.]+ [MG]iB"
+    assert re.fullmatch(summary, lines[11])
     assert lines[12:] == [
         f"store    {tmp_path}/out/result.zarr",
         f"markers  {tmp_path}/out/markers.csv",
