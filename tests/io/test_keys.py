@@ -73,8 +73,12 @@ def test_write__the_call_that_it_offers_mends_it(tmp_path: Path) -> None:
 
 def test_convert_and_run__name_the_column_of_an_h5ad_before_the_first_pass(tmp_path: Path) -> None:
     adata = sd.datasets.simulate(200, 100, seed=1).to_memory()
-    adata.obs["G2/M"] = 1.0
+    adata.obs["G2M"] = 1.0
     adata.write_h5ad(tmp_path / "a.h5ad")
+    with h5py.File(tmp_path / "a.h5ad", "r+") as f:  # as anndata wrote it up to 0.12
+        f["obs"].create_group("G2")
+        f.move("obs/G2M", "obs/G2/M")
+        f["obs"].attrs["column-order"] = [c.replace("G2M", "G2/M") for c in f["obs"].attrs["column-order"]]
     with pytest.raises(InputError, match="column 'G2/M' of obs"):
         sd.convert(tmp_path / "a.h5ad", tmp_path / "c.zarr")
     command = [sys.executable, "-m", "sc_dask.cli", "run", str(tmp_path / "a.h5ad"), "--out", str(tmp_path / "r.zarr")]
