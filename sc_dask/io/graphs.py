@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from sc_dask.errors import StoreError
+from sc_dask.io.commit import remove
 from sc_dask.io.store import Location, exists
 from sc_dask.work import WorkFolder
 
@@ -101,7 +102,7 @@ def drop_others(elements: Mapping[str, Any], place: Location) -> None:
     named = {posixpath.basename(f) for v in elements.values() if (f := _folder_of(v)) is not None}
     for name in _names(place / PLACE):
         if name not in named:
-            _remove(place / PLACE / name)
+            remove(place / PLACE / name)
 
 
 def _names(place: Location) -> Iterator[str]:
@@ -110,11 +111,3 @@ def _names(place: Location) -> Iterator[str]:
         return
     fs, path = place.fs()
     yield from {posixpath.basename(str(p).rstrip("/")) for p in fs.ls(path, detail=False)}
-
-
-def _remove(place: Location) -> None:
-    if place.is_local:
-        shutil.rmtree(place.path, ignore_errors=True)
-    else:
-        fs, path = place.fs()
-        fs.rm(path, recursive=True)
