@@ -19,6 +19,7 @@ DEFAULTS: dict[str, Any] = {
     "work-dir": None,  # for temporary folders; None: Dask's temporary-directory, or the system's, on a disk
     "stall-timeout-s": 900,  # a cluster job without one finished block for so long is given up
 }
+_SHARE = 0.8  # of the memory that is free, where there is no budget
 dask.config.update_defaults({"sc-dask": DEFAULTS})
 
 
@@ -33,6 +34,16 @@ def n_bytes(key: str) -> int | None:
     """Return an option that is a size, in bytes (``"4GiB"`` or an integer), or None when unset."""
     value = get(key)
     return None if value is None else int(parse_bytes(value))
+
+
+def room() -> int:
+    """Return the bytes that one call may take: the option ``memory``, or 0.8 of what is free."""
+    budget = n_bytes("memory")
+    if budget is not None:
+        return budget
+    import psutil  # costs 10 ms
+
+    return int(_SHARE * psutil.virtual_memory().available)
 
 
 def n_threads() -> int:

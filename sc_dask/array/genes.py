@@ -143,6 +143,11 @@ def _copy_of(kept: Expr, folder: Path, n_units: int) -> GeneMajor:
     return GeneMajor(str(folder), kept.bounds, kept.shape[1], n_units, np.dtype(kept.dtype), _tile_values())
 
 
+def is_made(x: RowBlocks) -> bool:
+    """Tell whether the gene-major copy of ``x`` is there, so that `map_cols` needs no pass."""
+    return isinstance(x.expression.source, MemorySource) or _found(x) is not None
+
+
 def _found(x: RowBlocks) -> tuple[GeneMajor, Expr] | None:
     """Return a finished copy of what X is before its last step, or of X itself, and which of them it is."""
     for kept in dict.fromkeys((_below(x), x.expression)):

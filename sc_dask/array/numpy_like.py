@@ -12,7 +12,6 @@ from typing import Any
 
 import dask.array as da
 import numpy as np
-import psutil
 import scipy.sparse as sp
 
 from sc_dask import config
@@ -20,7 +19,6 @@ from sc_dask.errors import InputError
 from sc_dask.outside.dask import has_sparse_blocks, plain
 
 METHODS: dict[Any, str] = {np.sum: "sum", np.mean: "mean", np.max: "max", np.min: "min"}  # of X, for numpy's functions
-_SHARE = 0.8  # of the memory that is free, for an X that is brought into it
 
 
 # -- in memory -----------------------------------------------------------------------------------
@@ -35,8 +33,7 @@ def check_room(shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
         It would take more than the budget (the option ``sc-dask.memory``) or 0.8 of the memory that is free.
     """
     wanted = float(np.prod(shape, dtype=np.float64)) * dtype.itemsize
-    budget = config.n_bytes("memory")
-    room = _SHARE * psutil.virtual_memory().available if budget is None else budget
+    room = config.room()
     if wanted > room:
         raise InputError(
             f"X as an array in memory takes {wanted / 2**30:.1f} GiB ({shape[0]:,} x {shape[1]:,} {dtype})",

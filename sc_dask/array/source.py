@@ -85,6 +85,10 @@ class BlockSource(ABC):
         """The ``Location`` of the stored bytes; None where there is none, or more than one. Default: None."""
         return None
 
+    def stored_bytes(self) -> int | None:
+        """Return the bytes of the matrix on disk where that is cheap to know. Default: None."""
+        return None
+
     @property
     def state(self) -> str:
         """A text that changes when the stored bytes do. Default: "", not known."""

@@ -160,7 +160,8 @@ def _neighbours(source: AnnData) -> np.ndarray:
     """Return the 19 nearest neighbours of every source cell, int32 (n_cells, 19)."""
     from sklearn.neighbors import NearestNeighbors
 
-    from sc_dask.array import hvg, normalize, pca
+    from sc_dask.array import hvg, normalize
+    from sc_dask.array.pca import solvers
     from sc_dask.kernels.hvg import dispersion_table
     from sc_dask.kernels.moments import variance
 
@@ -169,6 +170,6 @@ def _neighbours(source: AnnData) -> np.ndarray:
     n_top = min(2000, source.n_vars)
     table = dispersion_table(m.mean[0], variance(m)[0], n_top_genes=n_top, index=source.var_names)
     chosen = x.select_columns(np.flatnonzero(table["highly_variable"].to_numpy()))
-    scores = pca.exact(chosen, min(50, *chosen.shape)).scores
+    scores = solvers.exact(chosen, min(50, *chosen.shape)).scores
     found = NearestNeighbors(n_neighbors=20).fit(scores).kneighbors(scores, return_distance=False)
     return np.ascontiguousarray(found[:, 1:], np.int32)

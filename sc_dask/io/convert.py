@@ -21,12 +21,13 @@ from sc_dask.array.chunks import default_block_bytes
 from sc_dask.errors import FormatError, InputError, StoreError
 from sc_dask.io import commit, graphs, keys, loom, tenx, text
 from sc_dask.io import layout as disk
-from sc_dask.io.matrix import write_matrix
+from sc_dask.io.matrix import shard_memory, write_matrix
 from sc_dask.io.read import read
 from sc_dask.io.shards import DiffersError
 from sc_dask.io.spill import Spill
 from sc_dask.io.store import Location, fingerprint, inside, same_place, sniff
 from sc_dask.io.write import matrices, write_elements
+from sc_dask.price import MIB, Price, Size, priced
 
 OPTIONS: dict[str, tuple[str, ...]] = {
     "zarr": (),
@@ -42,6 +43,16 @@ FOLDERS = ("zarr", "10x-mtx")  # their times change when something is written be
 FLOAT32_X = ("mtx", "10x-mtx", "csv", "tsv", "loom")  # anndata's readers make X float32; fractions are stored so
 
 
+_LIBRARIES = 60 * MIB  # readers of other formats
+_CELL_BYTES = 235  # obs and its names
+
+
+def _price(size: Size, *, by_columns: bool = False, **_: Any) -> Price:
+    memory = _CELL_BYTES * size.n_obs + min(2 * size.blocks, size.float_blocks) + shard_memory(size)
+    return Price(4 if by_columns else 3, _LIBRARIES + memory)
+
+
+@priced(_price)
 def convert(
     src: str | os.PathLike[str],
     out: str | os.PathLike[str],

@@ -15,6 +15,7 @@ from sc_dask.errors import FormatError
 from sc_dask.io.csr import StoredCSR, block_dtype
 from sc_dask.io.fetch import written_again
 from sc_dask.io.h5chunks import H5Array
+from sc_dask.io.sizes import matrix_bytes
 from sc_dask.io.store import Location, fingerprint
 
 _OPENING = threading.RLock()
@@ -60,6 +61,9 @@ class H5CSRSource(BlockSource):
     @property
     def place(self) -> Location:
         return self.location
+
+    def stored_bytes(self) -> int | None:
+        return matrix_bytes(self.location, self.path)
 
     @property
     def state(self) -> str:
@@ -122,6 +126,9 @@ class H5DenseSource(BlockSource):
     @property
     def place(self) -> Location:
         return self.location
+
+    def stored_bytes(self) -> int | None:
+        return matrix_bytes(self.location, self.path)
 
     @property
     def state(self) -> str:

@@ -12,6 +12,7 @@ import numpy as np
 
 from sc_dask.errors import FormatError, MissingKeyError
 from sc_dask.io.elements import encoding_of
+from sc_dask.io.sizes import stored_bytes
 from sc_dask.io.store import Location, open_group, open_h5, sniff
 from sc_dask.io.text import open_stream, read_header
 
@@ -142,7 +143,7 @@ def _of_anndata(location: Location, kind: str, root: Any, wanted: str) -> Info:
         encoding.kind,
         str(values.dtype),
         int(np.prod(values.shape, dtype=np.int64)),
-        _stored(location, kind, parts),
+        stored_bytes(location, kind, parts),
         tuple(values.chunks) if values.chunks else None,
         tuple(s) if (s := getattr(values, "shards", None)) else None,
         **has,
@@ -181,18 +182,6 @@ def _columns(root: Any, slot: str) -> tuple[str, ...]:
     if names:
         return tuple(names[1:])
     return tuple(n.decode() if isinstance(n, bytes) else str(n) for n in table.attrs.get("column-order", ()))
-
-
-def _stored(location: Location, kind: str, parts: list[Any]) -> int | None:
-    if kind == "h5ad":
-        return sum(int(p.id.get_storage_size()) for p in parts)
-    if not location.is_local or location.is_zip:
-        return None  # listing a bucket of many chunks is not cheap
-    total = 0
-    for part in parts:
-        for folder, _, names in os.walk(location.path / part.path):
-            total += sum(os.path.getsize(os.path.join(folder, n)) for n in names)
-    return total
 
 
 # -- what is converted ---------------------------------------------------------------------------

@@ -24,6 +24,7 @@ from sc_dask.array.source import METER, Block, BlockSource
 from sc_dask.errors import FormatError
 from sc_dask.io.csr import block_dtype
 from sc_dask.io.fetch import written_again
+from sc_dask.io.sizes import matrix_bytes
 from sc_dask.io.store import Location, fingerprint, open_h5
 from sc_dask.kernels.csr import canonical
 
@@ -53,6 +54,9 @@ class LoomSource(BlockSource):
     @property
     def place(self) -> Location:
         return self.location
+
+    def stored_bytes(self) -> int | None:
+        return matrix_bytes(self.location, self.path)
 
     @property
     def state(self) -> str:

@@ -30,6 +30,7 @@ from sc_dask.io.counts import Counts, Forecast, cast_exactly, count_block, count
 from sc_dask.io.layout import DenseLayout, SparseLayout
 from sc_dask.io.shards import Shuffle, decoded, shuffle_for
 from sc_dask.io.store import Location, open_group
+from sc_dask.price import MIB, Size
 
 # -- one shard is one task -----------------------------------------------------------------------
 
@@ -177,6 +178,11 @@ class _Wanted:
     encoding: str
     resume: bool
     check: bool
+
+
+def shard_memory(size: Size) -> int:
+    """Return the bytes of the shards that are made at once."""
+    return min(140 * MIB + 90 * MIB * size.streams, int(2.2 * size.decoded))
 
 
 def write_matrix(

@@ -27,14 +27,23 @@ from sc_dask.array.layer import ForeignSource
 from sc_dask.errors import InputError, StoreError, TakenOverError
 from sc_dask.io import commit, graphs, keys
 from sc_dask.io import layout as disk
-from sc_dask.io.matrix import Written, write_matrix
+from sc_dask.io.matrix import Written, shard_memory, write_matrix
 from sc_dask.io.store import Location, batched, exists, inside, open_group, quiet, revision_of, same_place
 from sc_dask.outside.anndata import named_layers
+from sc_dask.price import MIB, Price, Size, priced
 from sc_dask.slots import columns, in_memory, is_lazy, lazy_columns, load, names
 
 MAPPINGS = ("obsm", "varm", "obsp", "varp")
 
 
+_LIBRARIES = 40 * MIB  # encoders
+
+
+def _price(size: Size, **_: Any) -> Price:
+    return Price(2, _LIBRARIES + int(1.3 * shard_memory(size)))
+
+
+@priced(_price)
 @quiet()
 def write(
     adata: AnnData,

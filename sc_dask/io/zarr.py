@@ -26,6 +26,7 @@ from sc_dask.array.source import METER, Block, BlockSource
 from sc_dask.errors import FormatError, StoreError
 from sc_dask.io.csr import StoredCSR, block_dtype
 from sc_dask.io.fetch import Steps, objects_at, together, written_again
+from sc_dask.io.sizes import matrix_bytes
 from sc_dask.io.store import Location, Revision, fingerprint, zarr_store
 from sc_dask.io.zchunks import Chunks
 
@@ -315,6 +316,9 @@ class ZarrCSRSource(BlockSource):
     def place(self) -> Location:
         return self.location
 
+    def stored_bytes(self) -> int | None:
+        return matrix_bytes(self.location, self.path)
+
     @property
     def state(self) -> str:
         return self.stamp
@@ -380,6 +384,9 @@ class ZarrDenseSource(BlockSource):
     @property
     def place(self) -> Location:
         return self.location
+
+    def stored_bytes(self) -> int | None:
+        return matrix_bytes(self.location, self.path)
 
     @property
     def state(self) -> str:

@@ -11,6 +11,7 @@ import pandas as pd
 import scipy.sparse as sp
 
 from sc_dask.pipeline import scatter
+from sc_dask.price import MIB
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -50,6 +51,11 @@ _TWENTY_EIGHT = (
     "023fa57d87b9bec1d4d6bcc0bb77848e063b4a6fe38595e1b5bbe3e6afb9e07b91d33f6a11c6388dd593"
     "c6dec7ead3c6f0b98def97080fcfc09cded6d5eae7f3e1ebf6c4e1f79cd47f7f7fc7c7c71ce6ff336600"
 )
+
+
+def memory(n_obs: int) -> int:
+    """Return the bytes that drawing takes; from 100,000 cells on it grows no more."""
+    return int(60 * MIB + 118 * MIB * min(1, n_obs / 100_000) ** 2)
 
 
 def make_figures(adata: AnnData, *, leiden_key: str = "leiden") -> dict[str, bytes]:

@@ -10,20 +10,9 @@ from typing import Any
 import click
 
 from sc_dask.log import Stage
+from sc_dask.price import readable as size
 
 _LINE_EVERY_S = 60.0
-
-
-def size(n: float | None) -> str:
-    """Return bytes as people read them."""
-    if n is None:
-        return "?"
-    value = float(n)
-    for unit in ("B", "KiB", "MiB"):
-        if value < 1024:
-            return f"{value:.0f} {unit}"
-        value /= 1024
-    return f"{value:.2f} GiB"
 
 
 def duration(seconds: float) -> str:

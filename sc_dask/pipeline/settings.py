@@ -72,7 +72,7 @@ class PCA:
     """As ``pp.pca``; ``n_comps`` None: 50 or as many as there can be."""
 
     n_comps: int | None = None
-    svd_solver: str = "gram"
+    svd_solver: str = "auto"
     random_state: int = 0
 
 
@@ -262,7 +262,7 @@ _RANGES: dict[str, Test] = {
     "hvg.span": ("a number above 0, at most 1", lambda v: 0 < v <= 1),
     "hvg.n_bins": _least(2),
     "pca.n_comps": _least(1),
-    "pca.svd_solver": _one_of("gram", "randomized", "incremental", "arpack", "covariance_eigh", "full"),
+    "pca.svd_solver": _one_of("auto", "gram", "randomized", "incremental", "arpack", "covariance_eigh", "full"),
     "neighbors.n_neighbors": _least(2),
     "neighbors.n_pcs": _least(1),
     "neighbors.metric": _one_of(*METRICS),
@@ -308,7 +308,7 @@ def _check_together(s: Settings) -> None:
         raise InputError(f"hvg.n_bins with hvg.flavor: {s.hvg.flavor}", "no bins: it fits a curve")
     if not curve and s.hvg.span != HVG.span:
         raise InputError(f"hvg.span with hvg.flavor: {s.hvg.flavor}", "a span only with seurat_v3")
-    if s.pca.random_state != 0 and s.pca.svd_solver != "randomized":
+    if s.pca.random_state != 0 and s.pca.svd_solver not in ("auto", "arpack", "randomized"):
         raise InputError(f"pca.random_state with pca.svd_solver: {s.pca.svd_solver}", "0: this solver draws nothing")
     n_comps, most = s.pca.n_comps or 50, s.hvg.n_top_genes
     if s.pca.n_comps and most is not None and s.pca.n_comps > most:

@@ -12,11 +12,18 @@ from sc_dask.errors import InputError
 from sc_dask.graph import bbknn as engine
 from sc_dask.graph import connectivities
 from sc_dask.graph.neighbors import IVF_METRICS
+from sc_dask.price import Price, Size, priced
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
 
+def _price(size: Size, *, batch_key: str, neighbors_within_batch: int, **_: Any) -> Price:
+    edges = size.n_obs * neighbors_within_batch * size.levels(batch_key)
+    return Price(0, 2 * size.rep + 80 * edges, 24 * edges)
+
+
+@priced(_price)
 def bbknn(
     adata: AnnData,
     *,

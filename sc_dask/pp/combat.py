@@ -11,11 +11,19 @@ import pandas as pd
 from sc_dask import get, slots
 from sc_dask.array.combat import adjusted
 from sc_dask.errors import InputError
+from sc_dask.price import Price, Size, priced
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
 
+def _price(size: Size, *, key: str, covariates: Collection[str] | None, **_: Any) -> Price:
+    made = 0 if size.is_lazy else size.dense
+    states = (32 + 8 * len(covariates or ())) * size.n_vars * size.levels(key) * size.states
+    return Price(1, made + int(1.5 * size.blocks) + states + 24 * size.n_obs, made)
+
+
+@priced(_price)
 def combat(
     adata: AnnData, key: str = "batch", *, covariates: Collection[str] | None = None, inplace: bool = True
 ) -> Any:

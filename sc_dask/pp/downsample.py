@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -13,6 +13,7 @@ from sc_dask.array.downsample import per_cell
 from sc_dask.array.normalize import computed_totals
 from sc_dask.errors import InputError
 from sc_dask.kernels.downsample import share
+from sc_dask.price import Price, Size, priced
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -20,6 +21,12 @@ if TYPE_CHECKING:
 _MOST = float(2**63 - 1)
 
 
+def _price(size: Size, *, total_counts: int | None, **_: Any) -> Price:
+    passes = 0 if total_counts is None else size.passes_unless("cell sums")
+    return Price(passes, passes * int(1.5 * size.blocks) + 24 * size.n_obs, 8 * size.n_obs)
+
+
+@priced(_price)
 def downsample_counts(
     adata: AnnData,
     counts_per_cell: int | Collection[int] | None = None,

@@ -10,6 +10,7 @@ from sc_dask import get, slots
 from sc_dask.array import qc
 from sc_dask.errors import InputError
 from sc_dask.log import logger
+from sc_dask.price import MIB, Price, Size, priced
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -40,6 +41,17 @@ def _keep(name: str, bound: float, numbers: np.ndarray, what: str) -> np.ndarray
     return keep
 
 
+_LIBRARIES = 40 * MIB  # code of the selection
+_CELL_BYTES, _COPIED_BYTES = 95, 235  # of obs: beside the pass, and while a selection copies it
+
+
+def _price_of_cells(size: Size, **_: Any) -> Price:
+    passes = size.passes_unless("cell sums", "cell counts")
+    reading = passes * (_LIBRARIES + int(1.8 * size.blocks)) + _CELL_BYTES * size.n_obs
+    return Price(passes, max(_COPIED_BYTES * size.n_obs, reading))
+
+
+@priced(_price_of_cells)
 def filter_cells(
     data: AnnData,
     *,
@@ -100,6 +112,13 @@ def filter_cells(
     return adata if copy else None
 
 
+def _price_of_genes(size: Size, **_: Any) -> Price:
+    passes = size.passes_unless("gene sums", "gene counts")
+    reading = passes * (_LIBRARIES + int(1.8 * size.blocks)) + 24 * size.n_vars * size.states + _CELL_BYTES * size.n_obs
+    return Price(passes, max(_COPIED_BYTES * size.n_obs, reading))
+
+
+@priced(_price_of_genes)
 def filter_genes(
     data: AnnData,
     *,

@@ -12,6 +12,7 @@ from sc_dask.array.engine import run
 from sc_dask.errors import InputError, MissingKeyError
 from sc_dask.graph import harmony as engine
 from sc_dask.graph.neighbors import check_finite
+from sc_dask.price import Price, Size, priced
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -33,6 +34,11 @@ _DEFAULTS: dict[str, Any] = {
 _CELLS_A_CLUSTER, _MOST_CLUSTERS = 30, 100
 
 
+def _price(size: Size, **_: Any) -> Price:
+    return Price(0, 6 * size.rep + 4 * 100 * size.n_obs, size.rep)
+
+
+@priced(_price)
 def harmony_integrate(
     adata: AnnData,
     key: str | Sequence[str],

@@ -14,6 +14,7 @@ from sc_dask.errors import CountsWarning, InputError
 from sc_dask.kernels import hvg as tables
 from sc_dask.kernels.moments import variance
 from sc_dask.kernels.pearson import check_model
+from sc_dask.price import MIB, Price, Size, priced
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -23,6 +24,16 @@ _FLAVORS = ("seurat", "cell_ranger", "seurat_v3", "seurat_v3_paper", "pearson_re
 _CUTOFFS = {"min_disp": 0.5, "max_disp": np.inf, "min_mean": 0.0125, "max_mean": 3}
 
 
+_LIBRARIES = 50 * MIB  # code and tables of the fits
+
+
+def _price(size: Size, *, flavor: str, batch_key: str | None, **_: Any) -> Price:
+    passes = 1 if flavor in ("seurat", "cell_ranger") else 2
+    states = 56 * size.n_vars * size.states * size.levels(batch_key)
+    return Price(passes, _LIBRARIES + int(1.5 * size.blocks) + states, 64 * size.n_vars)
+
+
+@priced(_price)
 def highly_variable_genes(
     adata: AnnData,
     *,

@@ -14,9 +14,10 @@ from sc_dask.array.engine import run
 from sc_dask.errors import InputError
 from sc_dask.graph import connectivities
 from sc_dask.graph.compact import Compact
-from sc_dask.graph.neighbors import KNN
+from sc_dask.graph.neighbors import EXACT_BELOW, EXACT_BELOW_OTHERWISE, IVF_METRICS, KNN
 from sc_dask.graph.neighbors import knn as search
 from sc_dask.pp import compact as choice
+from sc_dask.price import MIB, Price, Size, priced
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -25,6 +26,19 @@ _SEARCHES = {None: "auto", "ivf": "ivf", "pynndescent": "pynndescent", "sklearn"
 _NO_KWDS: Mapping[str, Any] = MappingProxyType({})
 
 
+_LIBRARIES, _PYNNDESCENT, _INDEX = 60 * MIB, 265 * MIB, 95 * MIB  # code; the same and an index of pynndescent
+_KEPT_EDGE_BYTES = 12  # of a neighbour, both directions
+
+
+def _price(size: Size, *, n_neighbors: int, metric: str, **_: Any) -> Price:
+    edges = 2 * size.n_obs * n_neighbors
+    exact = size.n_obs < EXACT_BELOW.get(metric, EXACT_BELOW_OTHERWISE)
+    other = not exact and metric not in IVF_METRICS  # pynndescent
+    kept = _LIBRARIES + _KEPT_EDGE_BYTES * edges + other * _PYNNDESCENT
+    return Price(int(size.rep_is_x), kept + 2 * size.rep + other * _INDEX, kept)
+
+
+@priced(_price)
 def neighbors(
     adata: AnnData,
     n_neighbors: int = 15,

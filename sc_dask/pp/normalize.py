@@ -12,11 +12,34 @@ from sc_dask.array import normalize as lazy
 from sc_dask.array.expr import RowVector
 from sc_dask.errors import CountsWarning, InputError
 from sc_dask.log import logger
+from sc_dask.price import Price, Size, priced
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
 
+def _in_memory(size: Size) -> int:
+    """Return the bytes of a copy of an X in memory, as csr of float32 and as it comes."""
+    return 0 if size.is_lazy else 2 * size.decoded
+
+
+def _price(
+    size: Size,
+    *,
+    target_sum: float | None,
+    exclude_highly_expressed: bool,
+    key_added: str | None,
+    layer: str | None,
+    **_: Any,
+) -> Price:
+    if exclude_highly_expressed:
+        passes = 2 + size.passes_unless("cell sums")
+    else:
+        passes = size.passes_unless("cell sums") if target_sum is None or key_added is not None else 0
+    return Price(passes, _in_memory(size) + min(passes, 1) * int(1.5 * size.blocks) + 16 * size.n_obs, 8 * size.n_obs)
+
+
+@priced(_price)
 def normalize_total(
     adata: AnnData,
     *,
@@ -58,7 +81,7 @@ def normalize_total(
     X or the layer (float32; float64 stays), lazy if it was lazy; obs ``key_added``.
 
     Passes: 0 on a lazy X with ``target_sum`` given (sums are taken as blocks pass); else 1 for the sums unless
-    `calculate_qc_metrics` found them; 2 more with ``exclude_highly_expressed``. Memory: 8 bytes per cell.
+    `calculate_qc_metrics` found them; 2 more (3) with ``exclude_highly_expressed``. Memory: 8 bytes per cell.
 
     Raises
     ------
@@ -116,6 +139,11 @@ def _median(totals: np.ndarray) -> float:
     return median
 
 
+def _price_of_log1p(size: Size, **_: Any) -> Price:
+    return Price(0, _in_memory(size))
+
+
+@priced(_price_of_log1p)
 def log1p(data: AnnData, *, base: float | None = None, copy: bool = False, layer: str | None = None) -> AnnData | None:
     """Take log(1 + X), natural or to a base.
 
@@ -165,6 +193,11 @@ def log1p(data: AnnData, *, base: float | None = None, copy: bool = False, layer
     return adata if copy else None
 
 
+def _price_of_sqrt(size: Size, **_: Any) -> Price:
+    return Price(0, _in_memory(size))
+
+
+@priced(_price_of_sqrt)
 def sqrt(data: AnnData, *, copy: bool = False) -> AnnData | None:
     """Take the square root of X.
 

@@ -6,17 +6,18 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from sc_dask import get, slots
-from sc_dask.array import pca as solvers
-from sc_dask.errors import InputError
+from sc_dask import config, get, slots
+from sc_dask.array.pca import solvers
+from sc_dask.errors import InputError, MemoryBudgetError
+from sc_dask.price import Price, Size, priced, readable
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
-# the exact solvers of scanpy, whose numbers the Gram matrix gives
-_EXACT = {"gram", "arpack", "covariance_eigh", "full"}
+# solvers of scanpy: those that decompose the matrix of the genes' products, and those that choose by what it costs
+_EXACT, _AUTO = {"gram", "covariance_eigh", "full"}, {"auto", "arpack"}
 _N_COMPS = 50
-Solver = Literal["gram", "randomized", "incremental", "arpack", "covariance_eigh", "full"]
+Solver = Literal["auto", "gram", "randomized", "incremental", "arpack", "covariance_eigh", "full"]
 
 
 class _Unset:
@@ -27,6 +28,27 @@ class _Unset:
 _UNSET = _Unset()
 
 
+def _price(
+    size: Size,
+    *,
+    n_comps: int | None,
+    svd_solver: str | None,
+    chunked: bool,
+    chunk_size: int | None,
+    zero_center: bool,
+    **_: Any,
+) -> Price:
+    solver = _solver(svd_solver, chunked, chunk_size, zero_center, size.genes)
+    k = n_comps or _N_COMPS
+    passes = 1 if size.spills else 4 if solver == "randomized" else 2
+    work = solvers.MEMORY[solver](size, k, chunk_size)
+    # a block, what is left of it when cells were dropped, and the chosen genes of it, unpacked and packed
+    blocks = int((1.2 + 2.9 * size.genes / max(size.n_vars, 1)) * size.blocks)
+    scores = 4 * size.n_obs * k
+    return Price(passes, work + blocks + scores, scores)
+
+
+@priced(_price)
 def pca(
     data: AnnData,
     n_comps: int | None = None,
@@ -57,9 +79,10 @@ def pca(
     zero_center
         False: a truncated SVD of X as it is.
     svd_solver
-        ``gram`` (the default; exact, up to some 10,000 genes; scanpy's ``arpack``, ``covariance_eigh`` and
-        ``full`` are exact too and mean the same here), ``randomized`` (any number of genes, nearly exact) or
-        ``incremental`` (any number of genes, close in the leading components).
+        ``auto`` (the default, and what scanpy's ``arpack`` means here): ``gram`` up to 4,000 genes, else
+        ``randomized``. ``gram`` is exact, as are scanpy's ``covariance_eigh`` and ``full``, which mean the same here;
+        its time grows as n_genes^3 (8,000 genes: two minutes). ``randomized`` (any number of genes) is nearly exact,
+        ``incremental`` (any number of genes) close in the leading components.
     chunked, chunk_size
         scanpy's words for ``incremental`` and its tile of cells (1,000 if None).
     random_state
@@ -91,6 +114,8 @@ def pca(
     ------
     InputError
         ``n_comps`` is more than there are cells or genes, an option does not apply to the solver, or X is not finite.
+    MemoryBudgetError
+        The Gram matrix of so many genes does not fit.
 
     Examples
     --------
@@ -102,13 +127,16 @@ def pca(
     >>> adata.obsm["X_pca"].shape
     (200, 10)
     """
-    solver = _solver(svd_solver, chunked, chunk_size, zero_center)
+    _solver(svd_solver, chunked, chunk_size, zero_center, data.n_vars)
     adata = data.copy() if copy else data
     if isinstance(mask_var, _Unset):
         mask_var = "highly_variable" if "highly_variable" in slots.columns(adata.var) else None
     mask = get.var_mask(adata, mask_var)
     x = get.matrix(adata, layer, mask_var=mask)
     n_comps = _checked_n_comps(n_comps, x.shape)
+    solver = _solver(svd_solver, chunked, chunk_size, zero_center, x.shape[1])
+    if solver == "gram":
+        _check_room(x.shape[1])
     options: dict[str, Any] = {"dtype": np.dtype(dtype)}
     if solver == "incremental":
         options["chunk_size"] = chunk_size or max(1000, 2 * n_comps)
@@ -134,11 +162,14 @@ def pca(
     return adata if copy else None
 
 
-def _solver(svd_solver: str | None, chunked: bool, chunk_size: int | None, zero_center: bool) -> str:
-    name = svd_solver or ("incremental" if chunked else "gram")
+def _solver(svd_solver: str | None, chunked: bool, chunk_size: int | None, zero_center: bool, n_genes: int) -> str:
+    name = svd_solver or ("incremental" if chunked else "auto")
+    if name in _AUTO:
+        name = solvers.cheaper(n_genes)
     name = "gram" if name in _EXACT else name
     if name not in solvers.SOLVERS:
-        raise InputError(f"svd_solver={svd_solver!r}", f"one of: {', '.join([*solvers.SOLVERS, *sorted(_EXACT)])}")
+        known = dict.fromkeys([*solvers.SOLVERS, *sorted(_AUTO), *sorted(_EXACT)])
+        raise InputError(f"svd_solver={svd_solver!r}", f"one of: {', '.join(known)}")
     if chunked and name != "incremental":
         raise InputError(f"chunked=True with svd_solver={svd_solver!r}", "svd_solver='incremental' or None")
     if chunk_size is not None and name != "incremental":
@@ -146,6 +177,17 @@ def _solver(svd_solver: str | None, chunked: bool, chunk_size: int | None, zero_
     if name == "incremental" and not zero_center:
         raise InputError("zero_center=False with svd_solver='incremental'", "'gram' or 'randomized'")
     return name
+
+
+def _check_room(n_genes: int) -> None:
+    """Refuse a Gram matrix that would not fit in memory, before X is read."""
+    needed, room = 4 * 8 * n_genes**2, config.room()
+    if needed > room:
+        raise MemoryBudgetError(
+            f"the Gram matrix of {n_genes:,} genes needs {readable(needed)}",
+            f"at most {readable(room)} (the option sc-dask.memory, or what is free)",
+            "svd_solver='randomized', or choose genes first: sc_dask.pp.highly_variable_genes(adata)",
+        )
 
 
 def _checked_n_comps(n_comps: int | None, shape: tuple[int, int]) -> int:

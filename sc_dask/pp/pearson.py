@@ -12,11 +12,19 @@ from sc_dask.array import pearson as lazy
 from sc_dask.array import qc
 from sc_dask.errors import CountsWarning, InputError
 from sc_dask.kernels.pearson import check_model
+from sc_dask.price import Price, Size, priced
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
 
+def _price(size: Size, **_: Any) -> Price:
+    passes = size.passes_unless("cell sums", "gene sums")
+    made = 0 if size.is_lazy else size.dense
+    return Price(passes, made + int(1.5 * size.blocks) + 24 * size.n_vars * size.states + 16 * size.n_obs, made)
+
+
+@priced(_price)
 def normalize_pearson_residuals(
     adata: AnnData,
     *,

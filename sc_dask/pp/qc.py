@@ -11,11 +11,23 @@ import pandas as pd
 from sc_dask import get, slots
 from sc_dask.array import qc
 from sc_dask.errors import InputError
+from sc_dask.price import Price, Size, priced
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
 
+# Bytes a cell: columns of obs while they are made, and while these go into obs; then what is left of them.
+_CELL_BYTES, _COLUMN_BYTES, _KEPT_BYTES = 330, 470, 235
+
+
+def _price(size: Size, **_: Any) -> Price:
+    columns = _COLUMN_BYTES * size.n_obs  # while they go into obs
+    reading = int(1.5 * size.blocks) + 24 * size.n_vars * size.states + _CELL_BYTES * size.n_obs
+    return Price(1, max(columns, reading), _KEPT_BYTES * size.n_obs)
+
+
+@priced(_price)
 def calculate_qc_metrics(
     adata: AnnData,
     *,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -14,12 +14,25 @@ from sc_dask.kernels.moments import variance
 from sc_dask.pp.filter import filter_cells, filter_genes
 from sc_dask.pp.normalize import log1p, normalize_total
 from sc_dask.pp.scale import scale
+from sc_dask.price import MIB, Price, Size, priced
 
 if TYPE_CHECKING:
     import pandas as pd
     from anndata import AnnData
 
 
+_LIBRARIES = 50 * MIB  # code of the fits
+
+
+def _price_of_seurat(size: Size, **_: Any) -> Price:
+    made = 0 if size.is_lazy else size.dense
+    passes = 3 + size.passes_unless("cell sums", "cell counts")
+    cells = 400 * size.n_obs + 24 * size.n_edges  # of obs and a graph, while cells are dropped
+    reading = _LIBRARIES + int(3.2 * size.blocks) + 64 * size.n_vars * size.states
+    return Price(passes, made + reading + cells, made)
+
+
+@priced(_price_of_seurat)
 def recipe_seurat(adata: AnnData, *, log: bool = True, plot: bool = False, copy: bool = False) -> AnnData | None:
     """Filter, normalise and scale as an early Seurat did (Satija 2015).
 
@@ -75,6 +88,13 @@ def recipe_seurat(adata: AnnData, *, log: bool = True, plot: bool = False, copy:
     return adata if copy else None
 
 
+def _price_of_zheng17(size: Size, **_: Any) -> Price:
+    made = 0 if size.is_lazy else size.dense
+    passes = 4 + size.passes_unless("gene sums", "gene counts")
+    return Price(passes, made + 2 * size.blocks + 64 * size.n_vars * size.states + 400 * size.n_obs, made)
+
+
+@priced(_price_of_zheng17)
 def recipe_zheng17(
     adata: AnnData, *, n_top_genes: int = 1000, log: bool = True, plot: bool = False, copy: bool = False
 ) -> AnnData | None:

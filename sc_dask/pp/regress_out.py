@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import dask
 import numpy as np
@@ -15,11 +15,20 @@ from sc_dask.array import regress_out as lazy
 from sc_dask.array.engine import run
 from sc_dask.errors import InputError
 from sc_dask.kernels.regress_out import orthonormal
+from sc_dask.price import Price, Size, priced
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
 
+def _price(size: Size, *, keys: str | Sequence[str], **_: Any) -> Price:
+    n = size.levels(keys) if isinstance(keys, str) else len(keys)
+    made = 0 if size.is_lazy else size.dense
+    states = 32 * size.n_vars * n * size.states
+    return Price(1, made + int(2.1 * size.blocks) + states + 24 * size.n_obs, made)
+
+
+@priced(_price)
 def regress_out(
     adata: AnnData,
     keys: str | Sequence[str],

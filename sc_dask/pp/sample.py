@@ -8,6 +8,7 @@ import numpy as np
 
 from sc_dask import get, slots
 from sc_dask.errors import InputError
+from sc_dask.price import Price, Size, priced
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -15,6 +16,11 @@ if TYPE_CHECKING:
 _SUMS_TO_ONE = 1e-8  # as numpy has it
 
 
+def _price(size: Size, **_: Any) -> Price:
+    return Price(0, 450 * size.n_obs)
+
+
+@priced(_price)
 def sample(
     data: AnnData,
     fraction: float | None = None,
@@ -81,6 +87,11 @@ def sample(
     return _keep(data, name, picked, copy)
 
 
+def _price_of_subsample(size: Size, **_: Any) -> Price:
+    return Price(0, 450 * size.n_obs)
+
+
+@priced(_price_of_subsample)
 def subsample(
     data: AnnData,
     fraction: float | None = None,

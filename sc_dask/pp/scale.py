@@ -10,11 +10,21 @@ from sc_dask import get, slots
 from sc_dask.array import scale as lazy
 from sc_dask.array.blocks import RowBlocks, from_array
 from sc_dask.errors import InputError, MissingKeyError
+from sc_dask.price import Price, Size, priced
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
 
+def _price(size: Size, *, obsm: str | None, mask_obs: Any, zero_center: bool, **_: Any) -> Price:
+    if obsm is not None:
+        return Price(0, 3 * size.rep, size.rep)
+    passes = 1 if mask_obs is not None else size.passes_unless("moments")
+    made = 0 if size.is_lazy else size.dense if zero_center else size.decoded
+    return Price(passes, made + passes * int(1.5 * size.blocks) + 24 * size.n_vars * size.states + 8 * size.n_obs, made)
+
+
+@priced(_price)
 def scale(
     data: AnnData,
     *,

@@ -15,11 +15,25 @@ from sc_dask.array.engine import run
 from sc_dask.errors import CountsWarning, InputError, ScDaskWarning
 from sc_dask.graph import scrublet as engine
 from sc_dask.log import logger
+from sc_dask.price import Price, Size, priced
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
 
+def _price(
+    size: Size,
+    *,
+    adata_sim: AnnData | None,
+    batch_key: str | None,
+    sim_doublet_ratio: float,
+    n_prin_comps: int,
+    **_: Any,
+) -> Price:
+    return Price(1 if adata_sim is not None else 4, 0)
+
+
+@priced(_price)
 def scrublet(
     adata: AnnData,
     adata_sim: AnnData | None = None,

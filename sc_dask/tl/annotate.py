@@ -19,6 +19,7 @@ from sc_dask.graph.compact import clusters
 from sc_dask.io.model import AnnotationModel, read_model
 from sc_dask.kernels.annotate import Linear, assign
 from sc_dask.kernels.csr import col_lookup
+from sc_dask.price import Price, Size, priced
 from sc_dask.tl.genes import matched
 from sc_dask.tl.vote import resolution_for, voted
 
@@ -30,6 +31,11 @@ _MODES = ("best match", "prob match")
 _KEPT = ("decisions", "probabilities")
 
 
+def _price(size: Size, **_: Any) -> Price:
+    return Price(1, int(1.5 * size.blocks) + 12 * size.n_obs)
+
+
+@priced(_price)
 def annotate(
     adata: AnnData,
     model: AnnotationModel | str | os.PathLike[str],

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from sc_dask import get, slots
 from sc_dask.array.hvg import group_moments
 from sc_dask.errors import InputError, MissingKeyError
+from sc_dask.price import Price, Size, priced
 from sc_dask.tl.groups import categories
 
 if TYPE_CHECKING:
@@ -22,6 +23,13 @@ _CORRELATIONS = ("pearson", "kendall", "spearman")
 _SMALL = 50  # genes: up to here X itself is compared, as in scanpy
 
 
+def _price(size: Size, *, groupby: Any, var_names: Any, **_: Any) -> Price:
+    reads = var_names is not None or size.rep_is_x
+    states = 32 * size.n_vars * size.levels(groupby) * size.states
+    return Price(int(reads), int(1.5 * size.blocks) + states if reads else 2 * size.rep)
+
+
+@priced(_price)
 def dendrogram(
     adata: AnnData,
     groupby: str | Sequence[str],

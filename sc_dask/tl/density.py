@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -13,12 +13,21 @@ from sc_dask import slots
 from sc_dask.array.engine import run
 from sc_dask.errors import InputError, MissingKeyError
 from sc_dask.graph import density
+from sc_dask.price import MIB, Price, Size, priced
 from sc_dask.tl.groups import categories
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
 
+_GRID = 400 * MIB
+
+
+def _price(size: Size, *, groupby: str | None, **_: Any) -> Price:
+    return Price(0, _GRID + 250 * size.n_obs // size.levels(groupby), 8 * size.n_obs)
+
+
+@priced(_price)
 def embedding_density(
     adata: AnnData,
     basis: str = "umap",

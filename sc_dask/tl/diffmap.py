@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,11 +11,17 @@ from sc_dask import get, slots
 from sc_dask.array.engine import run
 from sc_dask.errors import InputError
 from sc_dask.graph import diffusion
+from sc_dask.price import Price, Size, priced
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
 
+def _price(size: Size, *, n_comps: int, **_: Any) -> Price:
+    return Price(0, 20 * size.n_edges + 8 * (2 * n_comps + 1) * size.n_obs, 4 * n_comps * size.n_obs)
+
+
+@priced(_price)
 def diffmap(
     adata: AnnData,
     n_comps: int = 15,

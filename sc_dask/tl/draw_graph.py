@@ -13,6 +13,7 @@ from sc_dask import get, slots
 from sc_dask.array.engine import run
 from sc_dask.errors import InputError, ScDaskWarning
 from sc_dask.graph import force
+from sc_dask.price import Price, Size, priced
 from sc_dask.tl import partitions
 from sc_dask.tl.paga import first_coordinates
 
@@ -20,6 +21,12 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
 
+def _price(size: Size, *, layout: str, **_: Any) -> Price:
+    pairs = 8 * size.n_obs**2 if layout == "kk" else 0
+    return Price(0, 60 * size.n_edges + pairs, 8 * size.n_obs)
+
+
+@priced(_price)
 def draw_graph(
     adata: AnnData,
     layout: str = "fa",

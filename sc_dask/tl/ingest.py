@@ -12,14 +12,15 @@ from numpy.typing import NDArray
 
 from sc_dask import config, get, slots
 from sc_dask.array.blocks import RowBlocks, collect_rows
-from sc_dask.array.components import scores_of
 from sc_dask.array.engine import run
+from sc_dask.array.pca.components import scores_of
 from sc_dask.array.score import gene_means
 from sc_dask.errors import InputError, MissingKeyError
 from sc_dask.graph import ingest as placing
 from sc_dask.graph.layout import curve
 from sc_dask.graph.transfer import Labels
 from sc_dask.kernels.csr import to_dense
+from sc_dask.price import Price, Size, priced
 from sc_dask.tl.genes import matched
 
 if TYPE_CHECKING:
@@ -29,6 +30,11 @@ _EMBEDDINGS = ("umap", "pca")
 _MIN_DIST, _SPREAD = 0.5, 1.0  # of tl.umap
 
 
+def _price(size: Size, **_: Any) -> Price:
+    return Price(1, int(1.5 * size.blocks) + 2 * size.rep, size.rep)
+
+
+@priced(_price)
 def ingest(
     adata: AnnData,
     adata_ref: AnnData,

@@ -12,6 +12,7 @@ from sc_dask.array.engine import run
 from sc_dask.errors import InputError
 from sc_dask.graph import cluster
 from sc_dask.graph.compact import clusters
+from sc_dask.price import Price, Size, priced
 from sc_dask.tl import partitions
 
 if TYPE_CHECKING:
@@ -24,6 +25,11 @@ _PACKAGES: dict[str, tuple[str, ...]] = {
 }
 
 
+def _price(size: Size, *, flavor: str, **_: Any) -> Price:
+    return Price(0, cluster.memory(flavor, size.n_edges), 16 * size.n_obs)
+
+
+@priced(_price)
 def leiden(
     adata: AnnData,
     resolution: float | None | Sequence[float] = 1,

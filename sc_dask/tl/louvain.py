@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import scipy.sparse as sp
 
 from sc_dask import slots
 from sc_dask.array.engine import run
 from sc_dask.graph import cluster
+from sc_dask.price import Price, Size, priced
 from sc_dask.tl import partitions
 
 if TYPE_CHECKING:
@@ -18,6 +19,11 @@ if TYPE_CHECKING:
 _PACKAGES = {"igraph": "igraph", "sc_dask": "sc-dask"}
 
 
+def _price(size: Size, *, flavor: str, **_: Any) -> Price:
+    return Price(0, cluster.memory(flavor, size.n_edges), 16 * size.n_obs)
+
+
+@priced(_price)
 def louvain(
     adata: AnnData,
     resolution: float | None | Sequence[float] = None,

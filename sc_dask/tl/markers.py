@@ -13,6 +13,7 @@ from sc_dask import get, slots
 from sc_dask.array.hvg import group_moments
 from sc_dask.errors import InputError, MissingKeyError, ScDaskWarning
 from sc_dask.kernels.rank import fold_changes
+from sc_dask.price import Price, Size, priced
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -22,6 +23,13 @@ _DEFAULT_TOP = 100  # scanpy's
 FILTERED = ""  # the name of a gene that was filtered out
 
 
+def _price_of_filter(size: Size, *, groupby: str | None, **_: Any) -> Price:
+    passes = size.passes_unless("shares")
+    states = 32 * size.n_vars * size.levels(groupby or "groups of the result") * size.states
+    return Price(passes, passes * (int(1.3 * size.blocks) + states))
+
+
+@priced(_price_of_filter)
 def filter_rank_genes_groups(
     adata: AnnData,
     *,
@@ -152,6 +160,11 @@ def _compared(
     return {"pts": tables[0], "pts_rest": tables[1]}, tables[2]
 
 
+def _price_of_overlap(size: Size, **_: Any) -> Price:
+    return Price(0, 0)
+
+
+@priced(_price_of_overlap)
 def marker_gene_overlap(
     adata: AnnData,
     reference_markers: Mapping[str, Iterable[str]],

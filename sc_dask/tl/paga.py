@@ -13,12 +13,18 @@ from sc_dask.array.engine import run
 from sc_dask.errors import InputError, MissingKeyError
 from sc_dask.graph import compact, force, starts
 from sc_dask.graph import paga as abstraction
+from sc_dask.price import Price, Size, priced
 from sc_dask.tl.groups import categories
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
 
+def _price(size: Size, **_: Any) -> Price:
+    return Price(0, 30 * min(4_000_000, size.n_edges) + 16 * size.n_obs)
+
+
+@priced(_price)
 def paga(
     adata: AnnData,
     groups: str | None = None,

@@ -16,6 +16,7 @@ from sc_dask.array.hvg import group_moments
 from sc_dask.errors import InputError, MissingKeyError
 from sc_dask.kernels.rank import RankResult, t_test
 from sc_dask.kernels.wilcoxon import gene_ranks, wilcoxon
+from sc_dask.price import MIB, Price, Size, priced
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -24,6 +25,18 @@ Method = Literal["logreg", "t-test", "wilcoxon", "t-test_overestim_var"]
 CorrMethod = Literal["benjamini-hochberg", "bonferroni"]
 
 
+_LIBRARIES = 25 * MIB
+
+
+def _price(size: Size, *, groupby: str, method: str | None, **_: Any) -> Price:
+    states = (32 * size.states + 40) * size.n_vars * size.levels(groupby)
+    if method == "wilcoxon":
+        passes = size.passes_unless("gene-major")
+        return Price(passes, _LIBRARIES + 3 * size.blocks + 24 * size.n_obs + 60 * size.n_vars * size.levels(groupby))
+    return Price(1, _LIBRARIES + int(1.3 * size.blocks) + states, 24 * size.n_vars * size.levels(groupby))
+
+
+@priced(_price)
 def rank_genes_groups(
     adata: AnnData,
     groupby: str,

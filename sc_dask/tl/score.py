@@ -15,6 +15,7 @@ from sc_dask.array.score import gene_means, scores
 from sc_dask.errors import InputError, MissingKeyError, ScDaskWarning
 from sc_dask.kernels.score import control_genes
 from sc_dask.log import logger
+from sc_dask.price import Price, Size, priced
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -35,6 +36,14 @@ class _Options:
     layer: str | None = None
 
 
+def _price(size: Size, *, gene_list: Any, **_: Any) -> Price:
+    n_sets = len(gene_list) if isinstance(gene_list, Mapping) else 1
+    passes = 1 + size.passes_unless("gene sums")
+    memory = int(1.5 * size.blocks) + 24 * n_sets * size.n_obs + 8 * size.n_vars * size.states
+    return Price(passes, memory, 8 * n_sets * size.n_obs)
+
+
+@priced(_price)
 def score_genes(
     adata: AnnData,
     gene_list: Genes | Mapping[str, Genes],
@@ -115,6 +124,11 @@ def score_genes(
     return adata if copy else None
 
 
+def _price_of_cell_cycle(size: Size, **_: Any) -> Price:
+    return _price(size, gene_list={"S_score": (), "G2M_score": ()})
+
+
+@priced(_price_of_cell_cycle)
 def score_genes_cell_cycle(
     adata: AnnData, *, s_genes: Genes, g2m_genes: Genes, copy: bool = False, **kwargs: Any
 ) -> AnnData | None:

@@ -17,6 +17,7 @@ from sc_dask.array.chunks import cut_dense, default_block_bytes
 from sc_dask.array.source import METER, Block, BlockSource
 from sc_dask.errors import InputError, ScDaskWarning
 from sc_dask.kernels.sim import trajectory
+from sc_dask.price import Price, Size, priced
 from sc_dask.tl import networks
 from sc_dask.tl.networks import RuleFile
 
@@ -46,6 +47,11 @@ class Options:
         return -(-self.tmax // self.step)
 
 
+def _price(size: Size, *, n_obs: int | None = None, **_: Any) -> Price:
+    return Price(0, 0)
+
+
+@priced(_price)
 def sim(
     model: str | Path,
     *,

@@ -13,6 +13,7 @@ from sc_dask import get
 from sc_dask.array import annotate
 from sc_dask.errors import InputError
 from sc_dask.io.model import AnnotationModel
+from sc_dask.price import Price, Size, priced
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -20,6 +21,11 @@ if TYPE_CHECKING:
 _METHODS = (None, "logreg", "sgd")
 
 
+def _price(size: Size, *, n_batches: int, batch_size: int, epochs: int, n_top_genes: int | None, **_: Any) -> Price:
+    return Price(1)
+
+
+@priced(_price)
 def train_annotation(
     adata: AnnData,
     labels: str,

@@ -13,6 +13,7 @@ from sc_dask import config, get, slots
 from sc_dask.array.engine import run
 from sc_dask.errors import InputError
 from sc_dask.graph import transfer
+from sc_dask.price import Price, Size, priced
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -20,6 +21,12 @@ if TYPE_CHECKING:
 UNKNOWN = "unknown"
 
 
+def _price(size: Size, *, obs: Any, **_: Any) -> Price:
+    n = 1 if isinstance(obs, str) else len(obs)
+    return Price(0, 4 * size.rep + 16 * n * size.n_obs, 8 * n * size.n_obs)
+
+
+@priced(_price)
 def transfer_labels(
     adata: AnnData,
     adata_ref: AnnData,

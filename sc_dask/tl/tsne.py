@@ -9,6 +9,7 @@ from sc_dask import config, get, slots
 from sc_dask.array.engine import run
 from sc_dask.errors import InputError, ScDaskWarning
 from sc_dask.graph import tsne as embedding
+from sc_dask.price import Price, Size, priced
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -16,6 +17,11 @@ if TYPE_CHECKING:
 _SLOW = 100_000  # cells
 
 
+def _price(size: Size, *, perplexity: float, **_: Any) -> Price:
+    return Price(int(size.rep_is_x), 2 * size.rep + int(300 * perplexity) * size.n_obs, 8 * size.n_obs)
+
+
+@priced(_price)
 def tsne(
     adata: AnnData,
     n_pcs: int | None = None,

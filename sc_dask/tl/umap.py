@@ -12,12 +12,24 @@ from sc_dask.array.engine import run
 from sc_dask.errors import InputError, ScDaskWarning
 from sc_dask.graph import layout
 from sc_dask.log import rounds
+from sc_dask.price import MIB, Price, Size, priced
 from sc_dask.tl.paga import first_coordinates
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
 
+_LIBRARIES = 15 * MIB
+_KEPT_EDGE_BYTES, _UMAP_LEARN_EDGE_BYTES = 6, 107  # of a neighbour
+
+
+def _price(size: Size, *, method: str, **_: Any) -> Price:
+    kept = _LIBRARIES + _KEPT_EDGE_BYTES * size.n_edges
+    other = method != "umap"  # umap-learn
+    return Price(0, kept + (12 + other * _UMAP_LEARN_EDGE_BYTES) * size.n_edges, kept)
+
+
+@priced(_price)
 def umap(
     adata: AnnData,
     *,

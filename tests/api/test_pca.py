@@ -3,11 +3,13 @@ from __future__ import annotations
 from typing import Any
 
 import anndata as ad
+import dask
 import numpy as np
 import pytest
 
 import sc_dask as sd
-from sc_dask.errors import InputError, MissingKeyError
+from sc_dask.array.pca import solvers
+from sc_dask.errors import InputError, MemoryBudgetError, MissingKeyError
 from sc_dask.testing import lazy, source_of
 from tests.laws.registry import N_OBS, N_VARS, logged
 
@@ -153,6 +155,26 @@ def test_pca__options_that_do_not_apply(options: dict[str, Any], message: str) -
     with pytest.raises(InputError, match=message):
         sd.pp.pca(adata, **options)
     assert source_of(adata).rows_read == 0 and "X_pca" not in adata.obsm
+
+
+def test_pca__the_solver_follows_the_cost(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(solvers, "GRAM_GENES", 40)
+    used = {}
+    for asked in (None, "auto", "arpack", "full"):
+        for mask in ("picked", None):  # 30 and 60 genes
+            adata = lazy(logged())
+            told = sd.explain(adata, "pp.pca", n_comps=4, svd_solver=asked, mask_var=mask)
+            sd.pp.pca(adata, n_comps=4, svd_solver=asked, mask_var=mask)
+            used[asked, mask] = adata.uns["pca"]["params"]["svd_solver"]
+            assert told.passes == 1
+    assert used == {(a, m): "randomized" if m is None and a != "full" else "gram" for a, m in used}
+
+
+def test_pca__a_gram_matrix_that_does_not_fit_is_refused() -> None:
+    adata = lazy(logged())
+    with dask.config.set({"sc-dask.memory": "100kB"}), pytest.raises(MemoryBudgetError, match="60 genes needs 112 KiB"):
+        sd.pp.pca(adata, n_comps=4, svd_solver="full")
+    assert source_of(adata).rows_read == 0
 
 
 def test_pca__one_cell_and_no_layer() -> None:

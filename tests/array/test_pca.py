@@ -8,9 +8,11 @@ import pytest
 import scipy.sparse as sp
 
 from sc_dask import blas
-from sc_dask.array import incremental, pca, spill
+from sc_dask.array import spill
 from sc_dask.array.blocks import fold_rows
 from sc_dask.array.engine import run
+from sc_dask.array.pca import incremental
+from sc_dask.array.pca import solvers as pca
 from sc_dask.errors import InputError
 from sc_dask.testing import lazy, source_of
 

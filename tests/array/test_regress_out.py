@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 
-from sc_dask.array import incremental, krylov, pca, spill
+from sc_dask.array import spill
 from sc_dask.array.blocks import RowBlocks
 from sc_dask.array.expr import ColumnSelection
+from sc_dask.array.pca import incremental, krylov
+from sc_dask.array.pca import solvers as pca
 from sc_dask.array.regress_out import regressed
 from sc_dask.array.scale import mean_and_std, scaled
 from sc_dask.errors import InputError

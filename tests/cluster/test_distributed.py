@@ -22,7 +22,7 @@ import sc_dask as sd
 from sc_dask import cluster, log
 from sc_dask.array.blocks import Reduction, RowBlocks, collect_rows, from_source, map_rows, reduce_rows
 from sc_dask.array.engine import passes, run, segments
-from sc_dask.array.gram import GRAM
+from sc_dask.array.pca.gram import GRAM
 from sc_dask.array.source import METER, Block, BlockSource, MemorySource
 from sc_dask.errors import InputError, RecallWarning
 from sc_dask.pipeline import run as run_pipeline

@@ -90,13 +90,16 @@ def test_lazy__computes_and_reads_no_more_than_declared(case: Case, cut: str) ->
     adata = lazy(case.start(), bounds=CUTS[cut])
     layer = case.kwargs.get("layer")
     source, spare = source_of(adata if layer is None else adata.layers[layer]), source_of(adata.layers["spare"])
+    with compute_counter() as explained:
+        passes = case.passes(adata)
+    assert (explained.n, source.rows_read) == (0, 0)
     with compute_counter() as counted, stage("law") as s:
         case.run(adata)
     assert counted.n == case.computes
-    assert source.times_read().tolist() == [case.passes] * N_OBS  # the loader's count
-    assert spare.rows_read == (0 if layer is None else N_OBS * case.passes)
-    assert s.passes == pytest.approx(case.passes)  # what a stage reports
-    assert (s.bytes_read > 0) == (case.passes > 0)
+    assert source.times_read().tolist() == [passes] * N_OBS  # the loader's count
+    assert spare.rows_read == (0 if layer is None else N_OBS * passes)
+    assert s.passes == pytest.approx(passes)  # what a stage reports
+    assert (s.bytes_read > 0) == (passes > 0)
 
 
 @pytest.mark.parametrize("function", ["pp.normalize_total", "pp.log1p", "pp.regress_out", "pp.scale", "pp.combat"])
@@ -158,8 +161,10 @@ def pool() -> Iterator[ProcessPoolExecutor]:
 @cases(argvalues=[c for c in FIRST if c.reads])
 def test_digits__do_not_depend_on_processes(case: Case, pool: ProcessPoolExecutor) -> None:
     with dask.config.set(scheduler="processes", pool=pool, num_workers=2), stage("law") as s:
-        got = case.run(lazy(case.start(), 30))
-        assert s.passes == pytest.approx(case.passes)  # counted in the processes, where it is read
+        adata = lazy(case.start(), 30)
+        passes = case.passes(adata)
+        got = case.run(adata)
+        assert s.passes == pytest.approx(passes)  # counted in the processes, where it is read
         assert differences(got, expected(case, 30)) == []
 
 
@@ -313,7 +318,11 @@ def test_docstring__tells_parameters_writes_passes_memory_and_errors(name: str) 
     doc = inspect.getdoc(function) or ""
     for section in ("Parameters", "Returns", "Writes", "Raises", "Examples"):
         assert re.search(rf"^{section}\n-+$", doc, re.M), section
-    assert re.search(r"^Passes: .*\d", doc, re.M)
+    told = re.search(r"^Passes: (.*?)(?:Memory:|\n\n)", doc, re.M | re.S)
+    assert told, "Passes"
+    numbers = set(re.findall(r"\d+", told[1]))
+    promised = {str(c.passes(lazy(c.start()))) for c in CASES if c.function == name}
+    assert promised <= numbers, "the price of a case is not told"
     assert re.search(r"\bMemory: ", doc)
     summary = doc.split("\n\n")[0]
     assert len(summary.splitlines()) == 1 and summary.endswith(".")

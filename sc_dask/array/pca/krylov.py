@@ -9,8 +9,8 @@ import numpy as np
 from sc_dask import blas
 from sc_dask.array import hvg, spill
 from sc_dask.array.blocks import Lazy, Reduction, RowBlocks, reduce_rows
-from sc_dask.array.components import PCA, finite, turned
 from sc_dask.array.engine import run
+from sc_dask.array.pca.components import PCA, finite, turned
 from sc_dask.kernels.times_gram import (
     TimesGramState,
     merge_times_gram,
@@ -19,6 +19,7 @@ from sc_dask.kernels.times_gram import (
     times_gram_absorb,
     times_gram_update,
 )
+from sc_dask.price import Size
 
 # Directions per component in the three passes. Falling: what a pass adds is chosen from what the one before has found.
 # For 50 components of 100,000 cells (flat tail), columns in all: largest error of a variance: 3 x 70: 5e-2,
@@ -54,6 +55,12 @@ def randomized(
     with blas.one_thread():
         staged, leading, mean, squares = _leading(x, n_comps, zero_center, random_state)
         return turned(staged, leading, mean, squares, zero_center, np.dtype(dtype))
+
+
+def randomized_memory(size: Size, n_comps: int, chunk_size: int | None = None) -> int:
+    """Return the bytes of the products with all directions: of each state, and six times for the driver."""
+    width = min(_DIRECTIONS[0] * max(n_comps, _FEW), size.genes)
+    return 8 * size.genes * width * (size.states + 6)
 
 
 def _leading(

@@ -10,14 +10,20 @@ import scipy.linalg
 
 from sc_dask import blas
 from sc_dask.array.blocks import RowBlocks
-from sc_dask.array.components import PCA, finite, ratio, scores_of, signed
-from sc_dask.array.gram import comoments
-from sc_dask.array.incremental import incremental
-from sc_dask.array.krylov import randomized
-from sc_dask.kernels.gram import covariance, second_moment
+from sc_dask.array.pca.components import PCA, finite, ratio, scores_of, signed
+from sc_dask.array.pca.gram import comoments
+from sc_dask.array.pca.incremental import incremental, incremental_memory
+from sc_dask.array.pca.krylov import randomized, randomized_memory
+from sc_dask.kernels.gram import TILE_ROWS, covariance, second_moment
+from sc_dask.price import Size
 
 # float64 products up to here cost under a second or two; beyond, float32 tiles (added up in float64) take half the time
 _FLOAT64_FLOPS = 1e11
+# From so many genes on `randomized` is faster for any number of cells. Of 20,000 cells with 5 % non-zeros, seconds of a
+# core for gram and randomized: 2,000 genes 2.6 and 3.5; 4,000: 8.8 and 4.8; 6,000: 24.7 and 6.7. The pass of gram grows
+# with the cells by less than that of randomized does.
+GRAM_GENES = 4_000
+_SPLIT = 0.8  # of a Gram matrix's bytes is what one takes that is split into frequent and rare genes
 
 
 def exact(x: RowBlocks, n_comps: int, *, zero_center: bool = True, dtype: Any = np.float32) -> PCA:
@@ -48,4 +54,20 @@ def _largest(square: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         return scipy.linalg.eigh(square, subset_by_index=[p - k, p - 1], overwrite_a=True)
 
 
+def exact_memory(size: Size, n_comps: int, chunk_size: int | None = None) -> int:
+    """Return the bytes of the states of the Gram matrix, or of its eigenproblem, and of the dense tiles."""
+    tiles = size.streams * TILE_ROWS * size.genes * 4
+    return int(8 * size.genes**2 * max(_SPLIT * size.states + 1, 4)) + tiles
+
+
+def cheaper(n_genes: int) -> str:
+    """Return the solver that costs less: of few genes the exact one, whose eigenproblem grows as ``n_genes^3``."""
+    return "gram" if n_genes <= GRAM_GENES else "randomized"
+
+
 SOLVERS: dict[str, Callable[..., PCA]] = {"gram": exact, "randomized": randomized, "incremental": incremental}
+MEMORY: dict[str, Callable[..., int]] = {
+    "gram": exact_memory,
+    "randomized": randomized_memory,
+    "incremental": incremental_memory,
+}

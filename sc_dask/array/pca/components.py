@@ -9,7 +9,7 @@ import numpy as np
 
 from sc_dask.array.blocks import Reduction, RowBlocks, before_last_steps, collect_rows, scan_rows
 from sc_dask.array.engine import run
-from sc_dask.array.gram import becomes_dense, in_tiles, tiles_of
+from sc_dask.array.pca.gram import becomes_dense, in_tiles, tiles_of
 from sc_dask.array.regress_out import correction_of
 from sc_dask.array.source import Block
 from sc_dask.errors import InputError

@@ -9,11 +9,12 @@ import numpy as np
 from sc_dask import blas
 from sc_dask.array import spill
 from sc_dask.array.blocks import Reduction, RowBlocks, fold_rows
-from sc_dask.array.components import PCA, finite, turned
 from sc_dask.array.engine import run
+from sc_dask.array.pca.components import PCA, finite, turned
 from sc_dask.array.source import Block
 from sc_dask.errors import InputError
 from sc_dask.kernels import incremental as inc
+from sc_dask.price import Size
 
 # Components carried for each one wanted. PBMC3k, 50 components, 1,000 cells a tile, smallest |cosine| of the first 20
 # and largest error of a variance: 1: 0.86, 9e-2; 2: 0.98, 2e-2; 4: 0.996, 6e-3; 8: 0.9998, 9e-4 in twice the time of 1.
@@ -64,3 +65,10 @@ def incremental(x: RowBlocks, n_comps: int, *, chunk_size: int = 1000, dtype: An
     leading[:, : len(state.scaled)] = state.scaled[:n_comps].T
     leading = np.linalg.qr(leading)[0]
     return turned(staged, leading, state.mean, float(state.m2.sum()), True, np.dtype(dtype))
+
+
+def incremental_memory(size: Size, n_comps: int, chunk_size: int | None = None) -> int:
+    """Return the bytes of a dense tile, the directions carried, and the decomposition of both."""
+    tile = chunk_size or 1000
+    kept = min(max(_KEPT * n_comps, _FEW), tile)
+    return 8 * size.genes * (3 * tile + 4 * kept) + 16 * min(tile + kept, size.genes) ** 2

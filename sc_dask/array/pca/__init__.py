@@ -1,0 +1,1 @@
+"""Principal components of a lazy X: solvers, the Gram matrix, Krylov spaces, and scores."""
