@@ -15,8 +15,9 @@ import scipy.sparse as sp
 from dask.base import is_dask_collection
 
 from sc_dask import config, get, slots
-from sc_dask.array import genes, spill
+from sc_dask.array import spill
 from sc_dask.array.engine import run, segments
+from sc_dask.array.gene_major import genes
 from sc_dask.errors import InputError, MissingKeyError
 from sc_dask.get.columns import listed
 from sc_dask.io.write import write

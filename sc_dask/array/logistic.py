@@ -9,9 +9,9 @@ import numpy as np
 import scipy.sparse as sp
 
 from sc_dask import config
-from sc_dask.array import genes
 from sc_dask.array.blocks import Reduction, RowBlocks, reduce_rows
 from sc_dask.array.engine import run
+from sc_dask.array.gene_major import genes
 from sc_dask.array.source import Block
 from sc_dask.errors import InputError
 from sc_dask.kernels.logistic import Loss, add_losses, softmax_loss

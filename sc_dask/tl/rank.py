@@ -11,7 +11,7 @@ import pandas as pd
 from sc_dask import get, slots
 from sc_dask.array import logistic
 from sc_dask.array.blocks import RowBlocks
-from sc_dask.array.genes import map_cols
+from sc_dask.array.gene_major.genes import map_cols
 from sc_dask.array.hvg import group_moments
 from sc_dask.errors import InputError, MissingKeyError
 from sc_dask.kernels.rank import RankResult, t_test
@@ -110,8 +110,8 @@ def rank_genes_groups(
     missing values, so that it writes and reads back.
 
     Passes: 1 for any number of groups (``logreg``: as above); for ``wilcoxon`` 0 once its gene-major copy is made
-    (`sc_dask.array.genes`: about 1 byte of disk a non-zero of counts, in the option ``work-dir``, where a killed run
-    goes on). Memory: 24 bytes per gene, group and thread; for ``wilcoxon`` two blocks and 16 bytes a value of the
+    (`sc_dask.array.gene_major`: about 1 byte of disk a non-zero of counts, in the option ``work-dir``, where a killed
+    run goes on). Memory: 24 bytes per gene, group and thread; for ``wilcoxon`` two blocks and 16 bytes a value of the
     longest gene per thread, and 24 bytes a cell.
 
     Raises

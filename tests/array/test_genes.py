@@ -11,8 +11,9 @@ import pytest
 import scipy.sparse as sp
 
 from sc_dask import work
-from sc_dask.array import gene_files, genes, normalize
+from sc_dask.array import normalize
 from sc_dask.array.blocks import RowBlocks, from_array, map_rows
+from sc_dask.array.gene_major import files, genes
 from sc_dask.errors import ScDaskWarning, StoreError
 from sc_dask.testing import lazy, source_of
 
@@ -93,7 +94,7 @@ def test_map_cols__the_last_step_is_made_again(name: str, kind: Any) -> None:
     whole = whole.toarray() if sp.issparse(whole) else whole
     np.testing.assert_array_equal(genes.map_cols(columns, x)[0], whole.T)
     ((copy, _),) = genes._HERE.values()
-    kept = gene_files.decoded(*gene_files.read_raw(Path(copy.folder) / "1.genes", 0, 2), 2, 13, copy.dtype)
+    kept = files.decoded(*files.read_raw(Path(copy.folder) / "1.genes", 0, 2), 2, 13, copy.dtype)
     is_counts = name not in ("sums not known", "another step")
     assert set(kept.values.tolist()) <= {1, 2, 3, 4, 5} or not is_counts
     # what the same X is found by, whatever its last step
@@ -185,7 +186,7 @@ def test_copy__damage_is_told(tmp_path: Path) -> None:
         raw = path.read_bytes()
         for broken in (raw[:-1], raw[:60], raw[:-1] + bytes([raw[-1] ^ 1])):
             path.write_bytes(broken)
-            assert not gene_files.is_whole(path, (13, 20), 10)
+            assert not files.is_whole(path, (13, 20), 10)
             with pytest.raises(StoreError, match=r"3.genes of the gene-major copy is damaged.*rm .*3.genes, run again"):
                 genes.map_cols(columns, counts())
 
@@ -196,7 +197,7 @@ def test_copy__an_error_leaves_nothing(tmp_path: Path, monkeypatch: pytest.Monke
     def full(*_: Any) -> None:
         raise OSError("no space left on device")
 
-    monkeypatch.setattr(gene_files, "_packed", full)
+    monkeypatch.setattr(files, "_packed", full)
     with pytest.raises(OSError, match="no space left"):
         genes.map_cols(columns, counts())
     gc.collect()

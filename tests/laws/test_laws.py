@@ -20,8 +20,8 @@ import scipy.sparse as sp
 
 import sc_dask as sd
 from sc_dask import slots
-from sc_dask.array import genes
 from sc_dask.array.blocks import RowBlocks
+from sc_dask.array.gene_major import genes
 from sc_dask.log import stage
 from sc_dask.outside.anndata import named_layers
 from sc_dask.testing import compute_counter, lazy, source_of

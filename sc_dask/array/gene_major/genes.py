@@ -2,7 +2,7 @@
 
 - ``map_cols``: a function of a tile of genes, all cells each.
 
-The copy is a folder with one file for each row block (`gene_files`). It is found again by what X is made of, so a
+The copy is a folder with one file for each row block (`files`). It is found again by what X is made of, so a
 second call reads X no more; a killed one goes on with the files that are whole. With the option ``work-dir`` it stays
 there, at most `KEPT` of them; without, it goes with this process. Values are kept as they are before a last normalising
 step, which is made again when they are read: counts are smaller.
@@ -27,12 +27,12 @@ import numpy as np
 import scipy.sparse as sp
 
 from sc_dask import config, work
-from sc_dask.array import gene_files
 from sc_dask.array.blocks import Reduction, RowBlocks, each_block, reduce_rows
 from sc_dask.array.chunks import default_block_bytes
 from sc_dask.array.engine import run
 from sc_dask.array.engine.join import join
 from sc_dask.array.expr import Expr
+from sc_dask.array.gene_major import files
 from sc_dask.array.normalize import factors
 from sc_dask.array.source import Block, MemorySource
 from sc_dask.errors import ScDaskWarning
@@ -246,12 +246,12 @@ def _write_missing(copy: GeneMajor, kept: Expr, label: str) -> None:
 
 def _is_whole(i: int, copy: GeneMajor) -> bool:
     shape = int(copy.bounds[i + 1] - copy.bounds[i]), copy.n_vars
-    return gene_files.is_whole(_path(copy, i), shape, copy.n_units)
+    return files.is_whole(_path(copy, i), shape, copy.n_units)
 
 
 def _write_block(block: Block, index: int, *, folder: str, numbers: np.ndarray, n_units: int) -> None:
     if block.shape[0]:
-        gene_files.write(block, Path(folder) / f"{numbers[index]}.genes", n_units)
+        files.write(block, Path(folder) / f"{numbers[index]}.genes", n_units)
 
 
 # -- making the last step again ------------------------------------------------------------------
@@ -323,11 +323,11 @@ class _Shared:
 def _unit_task(unit: int, s: _Shared) -> list[tuple[np.ndarray, Any]]:
     """Return (genes, what the kernel made of them) for the wanted genes of a unit, a tile at a time."""
     copy = s.copy
-    genes = gene_files.unit_genes(unit, copy.n_units, copy.n_vars)
-    stored = [gene_files.read_raw(_path(copy, i), unit, len(genes)) for i in copy.filled()]
+    genes = files.unit_genes(unit, copy.n_units, copy.n_vars)
+    stored = [files.read_raw(_path(copy, i), unit, len(genes)) for i in copy.filled()]
     counts = np.zeros(len(genes), np.int64)
     for raw, _ in stored:
-        counts += gene_files.counts_of(raw, len(genes))
+        counts += files.counts_of(raw, len(genes))
     out = []
     for lo, hi in _runs(np.where(s.wanted[genes], counts, -1), copy.tile_values):
         tile = _tile(copy, stored, counts, lo, hi, s.restore)
@@ -357,7 +357,7 @@ def _tile(copy: GeneMajor, stored: list[Any], counts: np.ndarray, lo: int, hi: i
     at = indptr[:-1].copy()
     for (raw, entry), i in zip(stored, copy.filled(), strict=True):
         first, stop = int(copy.bounds[i]), int(copy.bounds[i + 1])
-        unit = gene_files.decoded(raw, entry, len(counts), stop - first, copy.dtype)
+        unit = files.decoded(raw, entry, len(counts), stop - first, copy.dtype)
         k = slice(int(unit.counts[:lo].sum()), int(unit.counts[:hi].sum()))
         transpose.append(unit.counts[lo:hi], unit.steps[k], unit.values[k], first, at, rows, data)
     shape = int(copy.bounds[-1]), hi - lo
