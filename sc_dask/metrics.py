@@ -15,6 +15,7 @@ from sc_dask.errors import InputError
 from sc_dask.graph import cluster
 from sc_dask.graph.neighbors import exact, measured_recall
 from sc_dask.graph.partition import threaded
+from sc_dask.groups import Name, of_column
 
 Labels = Sequence[Any] | pd.Series | NDArray[Any]
 _ROWS_AT_ONCE = 16
@@ -209,7 +210,7 @@ def modularity(connectivities: sp.csr_matrix, labels: Labels) -> float:
     >>> sd.metrics.modularity(two_pairs, [0, 0, 1, 1])
     0.5
     """
-    codes = pd.factorize(np.asarray(labels))[0].astype(np.int32)
+    codes = _coded(labels, "labels")
     if connectivities.shape != (codes.size, codes.size):
         raise InputError(f"found {codes.size} labels for a graph of shape {connectivities.shape}", "a label a cell")
     return cluster.modularity_of(connectivities.tocsr(), codes)
@@ -218,7 +219,13 @@ def modularity(connectivities: sp.csr_matrix, labels: Labels) -> float:
 def _codes(a: Labels, b: Labels) -> tuple[NDArray[Any], NDArray[Any]]:
     if len(a) != len(b) or len(a) == 0:
         raise InputError(f"found {len(a)} and {len(b)} labels", "two clusterings of the same cells")
-    return pd.factorize(np.asarray(a))[0], pd.factorize(np.asarray(b))[0]
+    return _coded(a, "a"), _coded(b, "b")
+
+
+def _coded(labels: Labels, name: str) -> NDArray[np.int32]:
+    """Return a code per cell; cells without a label are one cluster more."""
+    column = labels if isinstance(labels, pd.Series) else pd.Series(np.asarray(labels))
+    return of_column(column, Name(name, axis=None), missing="own group", max_groups=None).codes
 
 
 def _sample(n_obs: int, n_cells: int, random_state: int) -> NDArray[np.intp]:

@@ -13,6 +13,7 @@ from sc_dask.array import aggregate as aggregates
 from sc_dask.array.blocks import RowBlocks, from_array
 from sc_dask.errors import InputError, MissingKeyError
 from sc_dask.get.columns import column, listed, matrix
+from sc_dask.get.columns import groups as groups_of
 from sc_dask.kernels.aggregate import FUNCTIONS
 
 if TYPE_CHECKING:
@@ -123,7 +124,8 @@ def _groups(adata: AnnData, by: list[str], axis: str, mask: np.ndarray | str | N
     """Return a code per cell (-1: left out) and a table of the groups: keys and ``n_obs_aggregated``."""
     if not by:
         raise InputError("by is empty", "a column")
-    table = pd.DataFrame({key: pd.Categorical(column(adata, key, axis=axis)) for key in by})
+    of = {key: groups_of(adata, key, axis=axis, missing="drop", max_groups=None) for key in by}
+    table = pd.DataFrame({key: g.categorical() for key, g in of.items()})
     mask = column(adata, mask, axis=axis).to_numpy() if isinstance(mask, str) else mask
     keep = np.ones(len(table), bool) if mask is None else np.asarray(mask)
     if keep.dtype != bool or keep.shape != (len(table),):

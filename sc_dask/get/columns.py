@@ -14,6 +14,7 @@ from sc_dask import slots
 from sc_dask.array.blocks import RowBlocks, collect_rows, from_array
 from sc_dask.array.engine import run
 from sc_dask.errors import InputError, MissingKeyError
+from sc_dask.groups import Groups, Name, of_column
 from sc_dask.kernels.csr import to_dense
 from sc_dask.outside.anndata import named_layers
 
@@ -124,15 +125,18 @@ def names(adata: AnnData, axis: str = "obs", *, use_raw: bool = False) -> pd.Ind
     return slots.names(adata.raw.var if use_raw else adata.obs if axis == "obs" else adata.var)
 
 
+def groups(adata: AnnData, key: str, *, axis: str = "obs", **choices: Any) -> Groups:
+    """Return the groups of a column of obs or var; `sc_dask.groups.of_column` tells the rules and the choices."""
+    table = adata.obs if axis == "obs" else adata.var
+    return of_column(column(adata, key, axis=axis), Name(key, axis, slots.is_lazy(table)), **choices)
+
+
 def batches(adata: AnnData, batch_key: str | None) -> tuple[np.ndarray | None, list[Any]]:
     """Return the codes (int32, n_obs) and names of the batches; one batch without a key."""
     if batch_key is None:
         return None, [None]
-    values = column(adata, batch_key)
-    if values.isna().any():
-        raise InputError(f"obs[{batch_key!r}] has missing values", "a batch for every cell")
-    cat = pd.Categorical(values).remove_unused_categories()
-    return np.asarray(cat.codes, np.int32), list(cat.categories)
+    found = groups(adata, batch_key, missing="refuse")
+    return found.codes, list(found.names)
 
 
 def obs_df(

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
+from sc_dask import get
 from sc_dask.pipeline import scatter
 from sc_dask.price import MIB
 
@@ -334,16 +335,9 @@ def _handle(colour: Any, text: str) -> Any:
 
 def _groups(adata: AnnData, key: str) -> tuple[list[str], np.ndarray, np.ndarray]:
     """Return names of the groups, a code per cell, and colours (n_groups + 1, 3); the last is for cells of no group."""
-    from natsort import natsorted
-
-    column = adata.obs[key]
-    if not isinstance(column.dtype, pd.CategoricalDtype):
-        text = column.astype(object).where(column.notna(), None).map(str, na_action="ignore")
-        column = pd.Series(pd.Categorical(text, categories=natsorted(text.dropna().unique())))
-    names = [str(c) for c in column.cat.categories]
-    codes = column.cat.codes.to_numpy().astype(np.int32)
-    colours = _palette(len(names), adata.uns.get(f"{key}_colors"))
-    return names, np.where(codes < 0, len(names), codes), np.vstack([colours, _rgb(["#d9d9d9"])])
+    cells = get.groups(adata, key, missing="own group", order="natural", unused="keep", max_groups=None)
+    colours = _palette(len(cells), adata.uns.get(f"{key}_colors"))
+    return cells.names, cells.codes, np.vstack([colours, _rgb(["#d9d9d9"])])
 
 
 def _palette(n: int, given: Any = None) -> np.ndarray:

@@ -149,9 +149,9 @@ def umap(adata: AnnData, s: Settings) -> None:
 
 def markers(adata: AnnData, s: Settings) -> None:
     """Genes that tell the clusters apart; clusters of one cell are left out."""
-    sizes = adata.obs["leiden"].value_counts()
-    groups = [str(g) for g in adata.obs["leiden"].cat.categories if sizes[g] > 1]
-    if len(sizes) < 2 or not groups:
+    cells = get.groups(adata, "leiden", missing="drop", unused="keep", max_groups=None)
+    groups = [name for name, size in zip(cells.names, cells.sizes, strict=True) if size > 1]
+    if len(cells) < 2 or not groups:
         logger.warning("one cluster: no markers")
         return
     tl.rank_genes_groups(adata, "leiden", groups=groups, use_raw=False, **s.section("markers"))

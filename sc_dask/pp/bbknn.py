@@ -97,22 +97,16 @@ def bbknn(
     >>> adata.uns["neighbors"]["params"]["n_neighbors"], adata.obsp["distances"].nnz
     (6, 1000)
     """
-    codes, names = get.batches(adata, batch_key)
-    assert codes is not None
+    batches = get.groups(adata, batch_key, missing="refuse")
     k = neighbors_within_batch
-    if not isinstance(k, int | np.integer) or k < 1 or k * len(names) < 2:
+    if not isinstance(k, int | np.integer) or k < 1 or k * len(batches) < 2:
         raise InputError(
-            f"found neighbors_within_batch={k!r} for {len(names)} batches", "at least two neighbours in all"
+            f"found neighbors_within_batch={k!r} for {len(batches)} batches", "at least two neighbours in all"
         )
-    sizes = np.bincount(codes, minlength=len(names))
-    if sizes.min() < k:
-        small = ", ".join(str(n) for n, size in zip(names, sizes, strict=True) if size < k)
-        raise InputError(
-            f"batches of fewer than {k} cells: {small}", f"at least {k} cells", "lower neighbors_within_batch"
-        )
+    batches.check_sizes(int(k))
     if metric not in IVF_METRICS:
         raise InputError(f"found metric={metric!r}", "one of " + ", ".join(IVF_METRICS))
-    trim = 10 * k * len(names) if trim is None else trim
+    trim = 10 * k * len(batches) if trim is None else trim
     if trim < 0 or n_pcs < 1 or not 0 <= set_op_mix_ratio <= 1 or not local_connectivity >= 1:
         raise InputError(
             f"found trim={trim}, n_pcs={n_pcs}, set_op_mix_ratio={set_op_mix_ratio}, "
@@ -121,7 +115,7 @@ def bbknn(
         )
     x = get.embedding(adata, use_rep)[:, :n_pcs]
     found, weights = run.call(
-        engine.graph, x, codes, int(k), int(trim), set_op_mix_ratio, float(local_connectivity),
+        engine.graph, x, batches.codes, int(k), int(trim), set_op_mix_ratio, float(local_connectivity),
         metric=metric, exact=not approx, n_jobs=config.n_threads(),
     )  # fmt: skip
     params: dict[str, Any] = {

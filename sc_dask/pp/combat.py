@@ -11,6 +11,7 @@ import pandas as pd
 from sc_dask import get, slots
 from sc_dask.array.combat import adjusted
 from sc_dask.errors import InputError
+from sc_dask.groups import Name, missing_values
 from sc_dask.price import Price, Size, priced
 
 if TYPE_CHECKING:
@@ -72,20 +73,12 @@ def combat(
     >>> adata.X.shape, str(adata.X.dtype)
     ((200, 100), 'float32')
     """
-    codes, names = get.batches(adata, key)
-    sizes = np.bincount(codes, minlength=len(names)) if codes is not None else np.zeros(1)
-    if codes is None or len(names) < 2 or sizes.min() < 2:
-        small = [str(n) for n, size in zip(names, sizes, strict=True) if size < 2]
-        raise InputError(
-            f"obs[{key!r}] has {len(names)} batches" + (f", of one cell: {', '.join(small)}" if small else ""),
-            "at least two batches of at least two cells",
-            "leave out those cells or join batches",
-        )
+    batches = get.groups(adata, key, missing="refuse", min_groups=2, min_cells=2)
     wanted = list(covariates or ())
     if isinstance(covariates, str) or key in wanted or len(set(wanted)) < len(wanted):
         raise InputError(f"covariates={covariates!r} with key={key!r}", "different columns of obs, without the key")
     stored = get.stored(adata)
-    x = adjusted(get.matrix(adata), codes, len(names), _design(adata, wanted))
+    x = adjusted(get.matrix(adata), batches.codes, len(batches), _design(adata, wanted))
     out = get.as_stored(x, stored)
     if not inplace:
         return out
@@ -98,13 +91,13 @@ def _design(adata: AnnData, names: list[str]) -> np.ndarray:
     columns: list[Any] = []
     for name in names:
         column = get.column(adata, name)
-        if column.isna().any():
-            raise InputError(f"obs[{name!r}] has missing values", "a value for every cell")
         if pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_bool_dtype(column):
+            if column.isna().any():
+                raise missing_values(column, Name(name), "a number for every cell")
             columns.append(column.to_numpy(np.float64))
             if not np.isfinite(columns[-1]).all():
                 raise InputError(f"obs[{name!r}] has infinite values", "finite numbers")
         else:
-            cat = pd.Categorical(column).remove_unused_categories()
-            columns += [(cat.codes == i).astype(np.float64) for i in range(1, len(cat.categories))]
+            levels = get.groups(adata, name, missing="refuse")
+            columns += [(levels.codes == i).astype(np.float64) for i in range(1, len(levels))]
     return np.stack(columns, axis=1) if columns else np.empty((adata.n_obs, 0))

@@ -102,10 +102,8 @@ def harmony_integrate(
         raise InputError(f"found key={key!r}", "a column of obs, or several different ones")
     codes, sizes = [], []
     for name in names:
-        of, levels = get.batches(adata, name)
-        if of is None or len(levels) < 2:
-            raise InputError(f"obs[{name!r}] has the batches {levels}", "at least two batches")
-        codes.append(of)
+        levels = get.groups(adata, name, missing="refuse", min_groups=2)
+        codes.append(levels.codes)
         sizes.append(len(levels))
     if basis not in adata.obsm:
         raise MissingKeyError(f"no {basis!r} in adata.obsm", f"one of: {', '.join(adata.obsm)}", "pp.pca(adata)")

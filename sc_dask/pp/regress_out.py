@@ -14,6 +14,7 @@ from sc_dask import get, slots
 from sc_dask.array import regress_out as lazy
 from sc_dask.array.engine import run
 from sc_dask.errors import InputError
+from sc_dask.groups import Name, missing_values
 from sc_dask.kernels.regress_out import orthonormal
 from sc_dask.price import Price, Size, priced
 
@@ -114,10 +115,7 @@ def _covariates(adata: AnnData, names: list[str]) -> tuple[np.ndarray, np.ndarra
     columns = {name: get.column(adata, name) for name in names}
     for name, column in columns.items():
         if column.isna().any():
-            raise InputError(
-                f"obs[{name!r}] has {int(column.isna().sum())} missing values", "a value for every cell",
-                f"adata[adata.obs[{name!r}].notna()]",
-            )  # fmt: skip
+            raise missing_values(column, Name(name), "a value for every cell")
     numeric = [n for n, c in columns.items() if pd.api.types.is_numeric_dtype(c.dtype)]
     if len(numeric) == len(names):
         return orthonormal(_numbers(columns, names), names), None, 1
@@ -128,8 +126,8 @@ def _covariates(adata: AnnData, names: list[str]) -> tuple[np.ndarray, np.ndarra
             "numbers only, or one column of categories",
             "call once for the categories and once for the numbers",
         )
-    category = pd.Categorical(columns[names[0]]).remove_unused_categories()
-    return np.empty((adata.n_obs, 0)), np.asarray(category.codes, np.int32), len(category.categories)
+    groups = get.groups(adata, names[0], missing="refuse")
+    return np.empty((adata.n_obs, 0)), groups.codes, len(groups)
 
 
 def _numbers(columns: dict[str, pd.Series], names: list[str]) -> np.ndarray:

@@ -16,6 +16,7 @@ from sc_dask.array.engine import run
 from sc_dask.errors import InputError
 from sc_dask.graph import cluster
 from sc_dask.graph.compact import clusters
+from sc_dask.groups import Name, of_column
 from sc_dask.io.model import AnnotationModel, read_model
 from sc_dask.kernels.annotate import Linear, assign
 from sc_dask.kernels.csr import col_lookup
@@ -178,15 +179,18 @@ def _labels(found: dict[str, NDArray[Any]], classes: NDArray[np.str_]) -> pd.Cat
 
 
 def _given(adata: AnnData, over_clustering: Clusters) -> pd.Categorical:
-    values = get.column(adata, over_clustering) if isinstance(over_clustering, str) else over_clustering
-    out = pd.Categorical(np.asarray(values).astype(object) if not isinstance(values, pd.Series) else values)
-    out = out.remove_unused_categories()
-    if len(out) != adata.n_obs or (out.codes < 0).any():
+    if isinstance(over_clustering, str):
+        found = get.groups(adata, over_clustering, missing="drop", max_groups=None)
+    else:
+        values = over_clustering if isinstance(over_clustering, pd.Series) else pd.Series(np.asarray(over_clustering))
+        found = of_column(values, Name("over_clustering", axis=None), missing="drop", max_groups=None)
+    if len(found.codes) != adata.n_obs or found.n_missing:
         raise InputError(
-            f"found an over_clustering of {len(out)} cells, {int((out.codes < 0).sum())} of them in no cluster",
+            f"found an over_clustering of {len(found.codes)} cells, {found.n_missing} of them in no cluster",
             f"a cluster for each of {adata.n_obs} cells",
         )
-    return out.rename_categories(str)
+    names: Any = found.names
+    return pd.Categorical.from_codes(found.codes, names, ordered=found.ordered)
 
 
 def _over_clusters(adata: AnnData, neighbors_key: str | None) -> pd.Categorical:

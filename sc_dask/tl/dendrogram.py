@@ -14,12 +14,12 @@ from sc_dask import get, slots
 from sc_dask.array.hvg import group_moments
 from sc_dask.errors import InputError, MissingKeyError
 from sc_dask.price import Price, Size, priced
-from sc_dask.tl.groups import categories
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
 _CORRELATIONS = ("pearson", "kendall", "spearman")
+_AS_SCANPY: dict[str, Any] = {"order": "natural", "unused": "refuse", "floats": "refuse"}
 _SMALL = 50  # genes: up to here X itself is compared, as in scanpy
 
 
@@ -131,16 +131,16 @@ def _groups(adata: AnnData, keys: list[str], *, by_product: bool) -> tuple[list[
     if not keys:
         raise InputError("found no groupby", "a column of obs")
     if len(keys) == 1:
-        cells = categories(adata, keys[0], at_least=2)
-        return list(cells.categories), cells.codes.astype(np.int32)
-    parts = [categories(adata, key, complete=True) for key in keys]
-    joined = pd.Series(np.asarray(parts[0]).astype(str))
+        cells = get.groups(adata, keys[0], missing="drop", min_groups=2, **_AS_SCANPY)
+        return list(cells.values if cells.is_category else cells.names), cells.codes
+    parts = [get.groups(adata, key, missing="refuse", **_AS_SCANPY) for key in keys]
+    joined = pd.Series(np.asarray(parts[0].names, object)[parts[0].codes])
     for part in parts[1:]:
-        joined = joined + "_" + np.asarray(part).astype(str)
+        joined = joined + "_" + np.asarray(part.names, object)[part.codes]
     there = set(joined)
     if len(there) < 2:
         raise InputError(f"found one group of {', '.join(keys)}", "at least 2", "choose another column")
-    ordered = ("_".join(map(str, names)) for names in product(*(p.categories for p in parts)))
+    ordered = ("_".join(names) for names in product(*(p.names for p in parts)))
     names = list(dict.fromkeys(n for n in ordered if n in there)) if by_product else sorted(there)
     return names, pd.Categorical(joined, categories=names).codes.astype(np.int32)
 

@@ -9,12 +9,11 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from sc_dask import slots
+from sc_dask import get, slots
 from sc_dask.array.engine import run
 from sc_dask.errors import InputError, MissingKeyError
 from sc_dask.graph import density
 from sc_dask.price import MIB, Price, Size, priced
-from sc_dask.tl.groups import categories
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -83,17 +82,17 @@ def embedding_density(
     basis = "draw_graph_fa" if basis.lower() == "fa" else basis.lower()
     numbers = _numbers(components)
     points = _points(adata, basis, numbers)
-    cells = None if groupby is None else categories(adata, groupby)
-    found = np.zeros(adata.n_obs)
-    if cells is None:
-        found = run.call(density.scaled, points)
+    if groupby is None:
+        values = run.call(density.scaled, points)
     else:
-        for code in range(len(cells.categories)):
+        cells = get.groups(adata, groupby, missing="drop", unused="refuse", floats="refuse")
+        values = np.zeros(adata.n_obs)
+        for code, name in enumerate(cells.names):
             own = cells.codes == code
-            found[own] = run.call(_of_group, points[own], str(cells.categories[code]))
+            values[own] = run.call(_of_group, points[own], name)
     key = key_added or (f"{basis}_density" if groupby is None else f"{basis}_density_{groupby}")
     params = {"covariate": groupby, "components": numbers}
-    slots.write(adata, {("obs", key): found, ("uns", f"{key}_params"): params}, writer="tl.embedding_density")
+    slots.write(adata, {("obs", key): values, ("uns", f"{key}_params"): params}, writer="tl.embedding_density")
 
 
 def _of_group(points: NDArray[np.floating], name: str) -> NDArray[np.float64]:

@@ -105,7 +105,7 @@ def ingest(
     wanted, columns = _listed(embedding_method), [] if obs is None else _listed(obs)
     k, seed = _options(wanted, columns, labeling_method, kwargs)
     space = _space(adata_ref, neighbors_key)
-    known = {c: get.column(adata_ref, c).astype("category").cat for c in columns}
+    known = {c: get.groups(adata_ref, c, missing="drop", unused="keep", max_groups=None) for c in columns}
     layout = _layout(adata_ref) if "umap" in wanted else None
     writes: dict[tuple[str, str], Any] = {}
     scores = None
@@ -118,15 +118,15 @@ def ingest(
             placing.ingested,
             _coordinates(adata, adata_ref, space, scores),
             get.embedding(adata_ref, space.use_rep, space.n_pcs),
-            [Labels(np.asarray(c.codes, np.int32), len(c.categories)) for c in known.values()],
+            [Labels(groups.codes, len(groups)) for groups in known.values()],
             layout,
             n_neighbors=space.n_neighbors if k is None else k,
             metric=space.metric,
             seed=seed,
             n_jobs=config.n_threads(),
         )
-        for (name, cat), codes in zip(known.items(), labels, strict=True):
-            writes["obs", name] = pd.Categorical.from_codes(codes, cat.categories)
+        for (name, groups), codes in zip(known.items(), labels, strict=True):
+            writes["obs", name] = pd.Categorical.from_codes(codes, groups.values)
         if where is not None:
             writes["obsm", "X_umap"] = where
     adata = adata if inplace else adata.copy()

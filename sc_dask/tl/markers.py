@@ -136,8 +136,8 @@ def _compared(
     adata: AnnData, names: Mapping[str, np.ndarray], groupby: str, use_raw: bool, layer: str | None
 ) -> tuple[dict[str, pd.DataFrame], pd.DataFrame]:
     """Return shares of cells with each gene, of each group and of all others, and log2 fold changes between them."""
-    cat = pd.Categorical(get.column(adata, groupby))
-    known = [str(c) for c in cat.categories]
+    cells = get.groups(adata, groupby, missing="own group", unused="keep")
+    known = cells.names
     missing = [g for g in names if g not in known]
     if missing:
         raise MissingKeyError(f"no groups {', '.join(missing)} in obs[{groupby!r}]", f"one of: {', '.join(known)}")
@@ -148,8 +148,7 @@ def _compared(
     if (at < 0).any():
         absent = ", ".join(map(str, wanted[at < 0][:8]))
         raise MissingKeyError(f"no genes {absent} in the matrix", "the genes that were ranked", "another use_raw")
-    codes = np.where(cat.codes < 0, len(known), cat.codes).astype(np.int32)
-    moments = group_moments(x.select_columns(at), codes, len(known) + 1)
+    moments = group_moments(x.select_columns(at), cells.codes, len(known) + 1)
     n, picked = moments.n[:, None], [known.index(g) for g in names]
     sums, nnz = moments.mean * n, moments.nnz
     others = np.maximum(n.sum() - n, 1)

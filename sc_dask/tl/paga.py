@@ -13,8 +13,8 @@ from sc_dask.array.engine import run
 from sc_dask.errors import InputError, MissingKeyError
 from sc_dask.graph import compact, force, starts
 from sc_dask.graph import paga as abstraction
+from sc_dask.groups import Groups
 from sc_dask.price import Price, Size, priced
-from sc_dask.tl.groups import categories
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -83,9 +83,8 @@ def paga(
     if model not in abstraction.MODELS:
         raise InputError(f"found model={model!r}", "one of " + ", ".join(abstraction.MODELS))
     groups = _key(adata) if groups is None else groups
-    cells = categories(adata, groups, at_least=2, complete=True)
-    codes = cells.codes.astype(np.int32)
-    sizes = np.bincount(codes, minlength=len(cells.categories))
+    cells = _groups(adata, groups, min_groups=2)
+    codes, sizes = cells.codes, cells.sizes
     entry = dict(adata.uns["paga"]) if adata.uns.get("paga", {}).get("groups") == groups else {}
     written: dict[tuple[str, str], Any] = {("uns", "paga"): entry}
     n_neighbors = _n_neighbors(adata, neighbors_key)
@@ -112,15 +111,19 @@ def first_coordinates(adata: AnnData, seed: int) -> NDArray[np.float64]:
             "init_pos='paga' but no connectivities in adata.uns['paga']", "a graph of groups", "tl.paga(adata)"
         )
     weights = sp.csr_matrix(entry["connectivities"])
-    cells = categories(adata, entry["groups"], complete=True)
-    if len(cells.categories) != weights.shape[0]:
+    cells = _groups(adata, entry["groups"])
+    if len(cells) != weights.shape[0]:
         raise InputError(
-            f"uns['paga'] is of {weights.shape[0]} groups, obs[{entry['groups']!r}] has {len(cells.categories)}",
+            f"uns['paga'] is of {weights.shape[0]} groups, obs[{entry['groups']!r}] has {len(cells)}",
             "the same groups",
             f"tl.paga(adata, {entry['groups']!r})",
         )
     positions = np.asarray(entry["pos"]) if "pos" in entry else force.of_groups(weights)
-    return starts.of_groups(positions, weights, cells.codes.astype(np.int32), seed)
+    return starts.of_groups(positions, weights, cells.codes, seed)
+
+
+def _groups(adata: AnnData, key: str, **choices: Any) -> Groups:
+    return get.groups(adata, key, missing="refuse", order="natural", unused="refuse", floats="refuse", **choices)
 
 
 def _key(adata: AnnData) -> str:

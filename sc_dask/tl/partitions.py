@@ -72,23 +72,29 @@ def chosen_graph(
 
 def restricted(adata: AnnData, key: str, categories: Sequence[str]) -> NDArray[np.bool_]:
     """Tell which cells are of the categories."""
-    column = get.column(adata, key)
     if isinstance(categories, str) or not all(isinstance(c, str) for c in categories):
         raise InputError(f"found restrict_to categories {categories!r}", "a list of strings, '1' instead of 1")
-    known = set(column.astype(str).unique())
+    known, of = _named(adata, key)
     missing = [c for c in categories if c not in known]
     if missing or not categories:
         raise MissingKeyError(f"no category {missing} in obs[{key!r}]", "one or more of: " + ", ".join(sorted(known)))
-    return column.astype(str).isin(categories).to_numpy()
+    return np.isin(known, list(categories))[of]
 
 
 def _renamed(
     adata: AnnData, key: str, categories: Sequence[str], *, keep: NDArray[np.bool_] | None, groups: NDArray[np.str_]
 ) -> NDArray[Any]:
-    out = get.column(adata, key).astype(str).to_numpy(dtype=object)
+    known, of = _named(adata, key)
+    out = np.asarray(known, object)[of]
     prefix = "-".join(categories) + ","
     out[keep] = [prefix + group for group in groups]
     return out
+
+
+def _named(adata: AnnData, key: str) -> tuple[list[str], NDArray[np.int32]]:
+    """Return the names of the groups and a code per cell; as in scanpy, cells without a value are called nan."""
+    cells = get.groups(adata, key, missing="own group", max_groups=None)
+    return [*cells.names, *(["nan"] if cells.n_missing else [])], cells.codes
 
 
 def _categorical(groups: NDArray[Any]) -> pd.Categorical:

@@ -63,7 +63,8 @@ def rank_genes_groups(
     adata
         Annotated matrix (n_obs, n_vars), logarithmised, in memory or lazy.
     groupby
-        Column of obs with the groups; cells without a value belong to the rest.
+        Column of obs with the groups, in the order of its categories (texts: c2 before c10); cells without a value
+        belong to the rest.
     mask_var
         Genes to test: a boolean array or a column of var; None: all.
     use_raw
@@ -253,14 +254,8 @@ def _groups(
     adata: AnnData, groupby: str, groups: Literal["all"] | Iterable[str], reference: str
 ) -> tuple[list[str], np.ndarray, list[int], int | None]:
     """Return names of all groups, a code per cell (one more for cells without), tested groups and the reference."""
-    cat = pd.Categorical(get.column(adata, groupby)).remove_unused_categories()
-    names = [str(c) for c in cat.categories]
-    if "" in names:
-        raise InputError(
-            f"a group of obs[{groupby!r}] has no name",
-            "a name for every group",
-            f"adata.obs[{groupby!r}] = adata.obs[{groupby!r}].cat.rename_categories({{'': 'unnamed'}})",
-        )
+    cells = get.groups(adata, groupby, missing="own group", order="natural", empty_name="refuse")
+    names = cells.names
     if isinstance(groups, str) and groups != "all":
         raise InputError(f"groups={groups!r}", "'all' or a list of groups", f"groups=[{groups!r}]")
     wanted = names if isinstance(groups, str) else [str(g) for g in groups]
@@ -269,17 +264,12 @@ def _groups(
             raise MissingKeyError(f"no group {g!r} in obs[{groupby!r}]", f"one of: {', '.join(names)}")
     ref = None if reference == "rest" else names.index(str(reference))
     tested = [g for g in dict.fromkeys(names.index(g) for g in wanted) if g != ref]
-    sizes = np.bincount(cat.codes[cat.codes >= 0], minlength=len(names))
-    small = [names[g] for g in {*tested, *([] if ref is None else [ref])} if sizes[g] < 2]
-    if small:
-        raise InputError(
-            f"groups of fewer than two cells: {', '.join(small)}", "at least two cells", "leave them out of groups"
-        )
-    if not tested or (ref is None and len(cat) - sizes[tested[0]] < 1):
+    cells.check_sizes(2, of=[*tested, *([] if ref is None else [ref])])
+    if not tested or (ref is None and adata.n_obs - cells.sizes[tested[0]] < 1):
         raise InputError(
             f"nothing to compare: obs[{groupby!r}] has the groups {', '.join(names)}", "at least two groups"
         )
-    return names, np.where(cat.codes < 0, len(names), cat.codes).astype(np.int32), tested, ref
+    return names, cells.codes, tested, ref
 
 
 def _gene_mask(adata: AnnData, mask_var: np.ndarray | str | None, n_genes: int) -> np.ndarray | None:

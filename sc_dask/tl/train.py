@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import pandas as pd
 
 from sc_dask import get
 from sc_dask.array import annotate
@@ -108,9 +107,7 @@ def train_annotation(
     """
     schedule = annotate.Schedule(epochs, n_batches, batch_size, balanced, random_state)
     _check(method, n_top_genes, schedule, C, max_iter, alpha)
-    cat = pd.Categorical(get.column(adata, labels)).remove_unused_categories()
-    if len(cat.categories) < 2:
-        raise InputError(f"obs[{labels!r}] has {len(cat.categories)} labels", "two or more")
+    cells = get.groups(adata, labels, missing="drop", min_groups=2)
     x = get.matrix(adata, layer, use_raw=use_raw)
     names = get.names(adata, "var", use_raw=use_raw)
     if names.has_duplicates:
@@ -120,8 +117,8 @@ def train_annotation(
         raise InputError(f"mask_var has {len(mask)} genes, the matrix {len(names)}", "equal numbers", "use_raw=False")
     fit = annotate.train(
         x,
-        np.asarray(cat.codes, np.int32),
-        len(cat.categories),
+        cells.codes,
+        len(cells),
         np.arange(len(names)) if mask is None else np.flatnonzero(mask),
         method=method,
         n_top_genes=n_top_genes,
@@ -134,7 +131,7 @@ def train_annotation(
     return AnnotationModel(
         fit.coef,
         fit.intercept,
-        np.asarray(cat.categories.astype(str)),
+        np.asarray(cells.values.astype(str)),
         np.asarray(names[fit.genes].astype(str)),
         fit.mean,
         fit.scale,

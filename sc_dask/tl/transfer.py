@@ -108,7 +108,7 @@ def transfer_labels(
     columns = [obs] if isinstance(obs, str) else list(obs)
     keys = columns if key_added is None else [key_added] if isinstance(key_added, str) else list(key_added)
     _check(columns, keys, weights, threshold, min_recall)
-    known = [_of_reference(get.column(adata_ref, c)) for c in columns]
+    known = [_of_reference(adata_ref, c) for c in columns]
     lent, how = run.call(
         transfer.transfer,
         get.embedding(adata, use_rep),
@@ -145,12 +145,13 @@ def _check(columns: list[str], keys: list[str], weights: str, threshold: float |
         raise InputError(f"found min_recall={min_recall!r}", "a share between 0 and 1")
 
 
-def _of_reference(values: pd.Series) -> tuple[transfer.Labels | transfer.Numbers, pd.Index | None]:
+def _of_reference(adata_ref: AnnData, key: str) -> tuple[transfer.Labels | transfer.Numbers, pd.Index | None]:
     """Return a column as the search takes it, and its labels, if it is none of numbers."""
+    values = get.column(adata_ref, key)
     if pd.api.types.is_numeric_dtype(values.dtype) and not pd.api.types.is_bool_dtype(values.dtype):
         return transfer.Numbers(values.to_numpy(np.float64, na_value=np.nan)), None
-    cat = values.astype("category").cat
-    return transfer.Labels(np.asarray(cat.codes, np.int32), len(cat.categories)), cat.categories.astype(str)
+    groups = get.groups(adata_ref, key, missing="drop", unused="keep", max_groups=None)
+    return transfer.Labels(groups.codes, len(groups)), groups.values.astype(str)
 
 
 def _labels(found: transfer.Lent, categories: pd.Index, threshold: float | None) -> pd.Categorical:

@@ -94,8 +94,8 @@ def test_combat__memory_becomes_dense(kind: Any) -> None:
     ("given", "said"),
     [
         ({"key": "nothing"}, "no column 'nothing'"),
-        ({"key": "same"}, "has 1 batches"),
-        ({"key": "single"}, "of one cell: alone"),
+        ({"key": "same"}, "has 1 group.*at least 2"),
+        ({"key": "single"}, "fewer than two cells: alone"),
         ({"key": "holes"}, "missing values"),
         ({"covariates": ["nothing"]}, "no column 'nothing'"),
         ({"covariates": ["batch"]}, "without the key"),

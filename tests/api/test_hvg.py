@@ -125,7 +125,7 @@ def test_hvg__batch_key_has_a_batch_for_every_cell() -> None:
     with pytest.raises(MissingKeyError, match="no column 'sample' in adata.obs; expected one of: group, batch"):
         sd.pp.highly_variable_genes(adata, batch_key="sample")
     adata.obs["sample"] = ["a", None] * 45
-    with pytest.raises(InputError, match="obs\\['sample'\\] has missing values"):
+    with pytest.raises(InputError, match="obs\\['sample'\\] has \\d+ missing values"):
         sd.pp.highly_variable_genes(adata, batch_key="sample")
     assert source_of(adata).rows_read == 0
 

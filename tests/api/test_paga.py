@@ -130,7 +130,7 @@ def test_paga__missing_and_wrong_things_are_named() -> None:
         r"neither 'leiden' nor 'louvain'.*tl.leiden": {},
         r"has 1 group.*at least 2": {"groups": "one"},
         r"holds numbers of type float64": {"groups": "number"},
-        r"5 cells have no value": {"groups": "gaps"},
+        r"5 missing values": {"groups": "gaps"},
         r"without cells: z.*remove_unused": {"groups": "empty"},
         r"model='v2'": {"groups": "part", "model": "v2"},
         r"no 'velocity_graph'": {"groups": "part", "use_rna_velocity": True},
