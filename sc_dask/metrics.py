@@ -13,7 +13,8 @@ from numpy.typing import ArrayLike, NDArray
 from sc_dask import config
 from sc_dask.errors import InputError
 from sc_dask.graph import cluster
-from sc_dask.graph.neighbors import exact, measured_recall
+from sc_dask.graph.knn import exact
+from sc_dask.graph.knn.recall import of_neighbours
 from sc_dask.graph.partition import threaded
 from sc_dask.groups import Name, of_column
 
@@ -70,8 +71,8 @@ def recall(
         np.hstack([rows[:, None], distances.indices[at].reshape(-1, k)]).astype(np.int32),
         np.hstack([own, distances.data[at].reshape(-1, k)]).astype(np.float32),
     )
-    true = exact(x, k + 1, rows, metric=metric, n_jobs=config.n_threads())
-    return measured_recall(found, true)
+    true = exact.of_rows(x, k + 1, rows, metric=metric, n_jobs=config.n_threads())
+    return of_neighbours(found, true)
 
 
 def trustworthiness(
@@ -105,7 +106,7 @@ def trustworthiness(
     n_obs = _checked(x, coords, n_neighbors)
     rows = _sample(n_obs, n_cells, random_state)
     threads = config.n_threads()
-    drawn = exact(np.asarray(coords), n_neighbors + 1, rows, n_jobs=threads)[0][:, 1:]
+    drawn = exact.of_rows(np.asarray(coords), n_neighbors + 1, rows, n_jobs=threads)[0][:, 1:]
     x = np.asarray(x, dtype=np.float64 if x.dtype == np.float64 else np.float32)
     norms = np.einsum("ij,ij->i", x, x)
 
@@ -156,7 +157,7 @@ def neighborhood_preservation(
     n_obs = _checked(x, coords, n_neighbors)
     rows = _sample(n_obs, n_cells, random_state)
     threads = config.n_threads()
-    true, drawn = (exact(np.asarray(a), n_neighbors + 1, rows, n_jobs=threads)[0][:, 1:] for a in (x, coords))
+    true, drawn = (exact.of_rows(np.asarray(a), n_neighbors + 1, rows, n_jobs=threads)[0][:, 1:] for a in (x, coords))
     return float((true[:, :, None] == drawn[:, None, :]).any(axis=2).mean())
 
 

@@ -27,7 +27,7 @@ def _graph(folder: str) -> sp.csr_matrix:
 def neighbours(x: np.ndarray, folder: str) -> dict[str, Any]:
     """Ours: neighbours and weights."""
     from sc_dask.graph import connectivities
-    from sc_dask.graph.neighbors import knn
+    from sc_dask.graph.knn.neighbors import knn
 
     found = knn(x, 15)
     graph = connectivities.umap(found)

@@ -9,8 +9,9 @@ import scipy.sparse as sp
 from numpy.typing import NDArray
 
 from sc_dask.graph import connectivities
-from sc_dask.graph.neighbors import KNN, self_first
-from sc_dask.graph.transfer import neighbours
+from sc_dask.graph.knn.exact import self_first
+from sc_dask.graph.knn.neighbors import KNN
+from sc_dask.graph.knn.reference import neighbours
 
 
 def balanced(
@@ -44,7 +45,9 @@ def balanced(
     for b in range(n_batches):
         rows = np.flatnonzero(codes == b).astype(np.int32)
         part = slice(b * n_each, (b + 1) * n_each)
-        (found, distances[:, part]), how = neighbours(x, x[rows], n_each, metric=metric, exact=exact, n_jobs=n_jobs)
+        (found, distances[:, part]), how = neighbours(
+            x, x[rows], n_each, metric=metric, exact_search=exact, n_jobs=n_jobs
+        )
         indices[:, part] = rows[found]
         recalls.append(how.recall)
         methods.append(how.method)

@@ -20,8 +20,9 @@ from numpy.typing import NDArray
 
 from sc_dask import work
 from sc_dask.errors import StoreError
-from sc_dask.graph import ivf, optimise, shards, starts
+from sc_dask.graph import optimise, shards, starts
 from sc_dask.graph.communities import by_size, communities
+from sc_dask.graph.knn import ivf, recall
 from sc_dask.graph.order import ordered
 from sc_dask.graph.partition import coarse_centroids
 from sc_dask.graph.shards import Shards
@@ -29,7 +30,6 @@ from sc_dask.kernels import layout as kernels
 
 SHARD_SIZE = 250_000
 _SAMPLE_A_CLUSTER = 256
-_N_SAMPLE = 1000
 _MAX_TIMES = 3  # that a search is repeated, each time with twice the candidates
 _MANY_CELLS = 4_000_000  # from here on, larger groups
 _N_SWEEPS = 3
@@ -104,7 +104,7 @@ class Compact:
                 "the same cells",
                 "run pp.neighbors again",
             )
-        recall, n_edges = facts.pop("recall"), facts.pop("n_edges")
+        share, n_edges = facts.pop("recall"), facts.pop("n_edges")
         arrays = {f.name for f in fields(Shards)} - set(facts) - {"folder"}
         kept: dict[str, Any] = {name: shards.load(path / "plan", name) for name in arrays}
         plan = Shards(folder=folder, **facts, **kept)
@@ -112,7 +112,7 @@ class Compact:
             shards.load(path / "compact", name) for name in ("order", "first_group", "indptr", "indices", "data")
         )
         landmarks = sp.csr_matrix((data, indices, indptr), shape=(int(first[-1]), int(first[-1])))
-        return cls(plan, order, shards.load(path / "all", "groups"), landmarks, first, recall, n_edges)
+        return cls(plan, order, shards.load(path / "all", "groups"), landmarks, first, share, n_edges)
 
     def inner_weight(self) -> float:
         """Return the share of all weight that lies within landmarks, and so cannot be cut."""
@@ -158,7 +158,7 @@ def compact(
     size = min(shard_size, max(1, n_obs // 2))
     plan = _dealt(source, n_neighbors, folder, map_tasks, max(1, round(n_obs / size)), seed)
     every = range(plan.n)
-    recall = _found(plan, map_tasks, min_recall)
+    share = _searched(plan, map_tasks, min_recall)
     mean = float(np.mean([shards.load(plan.path(f"knn-{s}"), "distances", in_place=True).mean() for s in every]))
     map_tasks(shards.weigh, every, shared=(plan, mean), label="weigh")
     n_edges = sum(map_tasks(shards.join, every, shared=plan, label="join"))
@@ -173,7 +173,7 @@ def compact(
     map_tasks(shards.aggregate, every, shared=(plan, first), label="landmarks")
     parts = [_landmarks(plan, s, first) for s in every]
     order = np.concatenate([shards.load(plan.path(f"cells-{s}"), "ids") for s in every])
-    return Compact(plan, order, groups, sp.vstack(parts, format="csr"), first, recall, n_edges)
+    return Compact(plan, order, groups, sp.vstack(parts, format="csr"), first, share, n_edges)
 
 
 def _dropped(plan: Shards, pattern: str) -> None:
@@ -247,11 +247,10 @@ def _halved(coarse: NDArray[np.float32], counts: NDArray[np.int64], n_shards: in
     return shard_of
 
 
-def _found(plan: Shards, map_tasks: MapTasks, min_recall: float) -> float:
+def _searched(plan: Shards, map_tasks: MapTasks, min_recall: float) -> float:
     """Find all neighbours, more thoroughly until the share of true ones is enough; return the share."""
     every = range(plan.n)
-    rng = np.random.default_rng(plan.seed)
-    sample = np.sort(rng.choice(plan.n_obs, min(_N_SAMPLE, plan.n_obs), replace=False)).astype(np.int64)
+    sample = recall.sample(plan.n_obs, plan.seed).astype(np.int64)
     queries = map_tasks(shards.sampled, [(plan, sample)], label="sample")[0]
     distances = map_tasks(shards.nearest, every, shared=(plan, sample, queries), label="recall")
     k = plan.n_neighbors - 1
@@ -259,11 +258,11 @@ def _found(plan: Shards, map_tasks: MapTasks, min_recall: float) -> float:
     n_candidates = ivf.first_candidates(plan.n_obs, plan.n_neighbors)
     for _ in range(_MAX_TIMES):
         found = map_tasks(shards.find, every, shared=(plan, n_candidates, sample), label="neighbours")
-        recall = ivf.recall_of(np.concatenate(found), true)
-        if recall >= min_recall:
+        share = recall.of_distances(np.concatenate(found)[:, 1:], true)
+        if share >= min_recall:
             break
         n_candidates *= 2
-    return recall
+    return share
 
 
 def clusters(

@@ -10,7 +10,7 @@ import scipy.sparse as sp
 from numpy.typing import NDArray
 
 from sc_dask import config
-from sc_dask.graph.neighbors import KNN
+from sc_dask.graph.knn.neighbors import KNN
 from sc_dask.graph.partition import threaded
 from sc_dask.kernels import fuzzy
 

@@ -9,8 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sc_dask.errors import InputError
+from sc_dask.graph.knn.reference import Search, neighbours
 from sc_dask.graph.partition import threaded, threads
-from sc_dask.graph.transfer import Labels, Search, neighbours, voted
+from sc_dask.graph.transfer import Labels, voted
 from sc_dask.kernels import fuzzy
 from sc_dask.kernels import layout as kernels
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from sc_dask import blas
 from sc_dask.errors import InputError
-from sc_dask.graph import neighbors
+from sc_dask.graph.knn import neighbors
 from sc_dask.kernels import scrublet as kernels
 from sc_dask.kernels.csr import from_parts
 from sc_dask.kernels.gram import covariance, finish, gram, project, second_moment

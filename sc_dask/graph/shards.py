@@ -17,8 +17,9 @@ import scipy.sparse as sp
 from numpy.typing import NDArray
 
 from sc_dask import work
-from sc_dask.graph import ivf, paga
+from sc_dask.graph import paga
 from sc_dask.graph.communities import Weighted, aggregate_rows, capped_groups
+from sc_dask.graph.knn import exact, ivf
 from sc_dask.graph.partition import Partition, divided, near_clusters, nearest_centroid
 from sc_dask.kernels import communities, fuzzy, layout
 from sc_dask.kernels import knn as kernels
@@ -112,7 +113,7 @@ def find(s: int, given: tuple[Shards, int, NDArray[np.int64]]) -> NDArray[np.flo
         ivf.descended(local[0], lists, 1)
     n = positions.size
     indices, distances = np.empty((n, k + 1), np.int32), np.empty((n, k + 1), np.float32)
-    kernels.settle(local[0], lists.indices, np.arange(n), 0, n_own, indices, distances)
+    kernels.finalize(local[0], lists.indices, np.arange(n), 0, n_own, indices, distances)
     found = indices[:n_own]
     missing = found < 0
     found = positions[np.where(missing, 0, found)].astype(np.int32)
@@ -161,7 +162,7 @@ def nearest(s: int, given: tuple[Shards, NDArray[np.int64], NDArray[np.float32]]
     rows = load(shards.path(f"cells-{s}"), "rows")
     inside = (sample >= shards.starts[s]) & (sample < shards.starts[s + 1])
     own = np.where(inside, sample - shards.starts[s], -1)
-    return ivf.nearest_distances(rows, queries, own, shards.n_neighbors - 1, 1)
+    return exact.nearest(rows, queries, shards.n_neighbors - 1, own=own)[1]
 
 
 def weigh(s: int, given: tuple[Shards, float]) -> None:

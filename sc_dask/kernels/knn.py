@@ -175,7 +175,7 @@ def descend(x, indices, fresh, back, back_fresh, begin, end, new_indices, new_di
 
 
 @nb.njit(nogil=True, cache=True)
-def settle(x, indices, rows, begin, end, out_indices, out_distances):  # type: ignore[no-untyped-def]
+def finalize(x, indices, rows, begin, end, out_indices, out_distances):  # type: ignore[no-untyped-def]
     """Write the neighbours of ``begin`` to ``end`` where they belong: self first, then by distance and number.
 
     Parameters

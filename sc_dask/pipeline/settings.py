@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from sc_dask.errors import InputError
-from sc_dask.graph.neighbors import METRICS
+from sc_dask.graph.knn.neighbors import METRICS
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from sc_dask.array.engine import run
 from sc_dask.errors import InputError
 from sc_dask.graph import bbknn as engine
 from sc_dask.graph import connectivities
-from sc_dask.graph.neighbors import IVF_METRICS
+from sc_dask.graph.knn.neighbors import IVF_METRICS
 from sc_dask.price import Price, Size, priced
 
 if TYPE_CHECKING:

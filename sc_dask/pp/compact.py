@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -10,9 +9,10 @@ import numpy as np
 
 from sc_dask import config, get
 from sc_dask.array.engine import run
-from sc_dask.errors import InputError, RecallWarning
+from sc_dask.errors import InputError
 from sc_dask.graph.compact import Compact, Source, compact
-from sc_dask.graph.neighbors import check_finite
+from sc_dask.graph.knn import recall
+from sc_dask.graph.knn.neighbors import check_finite
 from sc_dask.work import WorkFolder
 
 if TYPE_CHECKING:
@@ -62,13 +62,7 @@ def made(
     graph = compact(
         Source(shape, checked, _ROWS_A_BLOCK), n_neighbors, folder, tasks, min_recall=min_recall, seed=seed
     ).saved()
-    if graph.recall < min_recall:
-        warnings.warn(
-            f"found {graph.recall:.3f} of the true neighbours; expected at least {min_recall}; "
-            "next: lower min_recall or use fewer dimensions",
-            RecallWarning,
-            stacklevel=3,
-        )
+    recall.warn_below(min_recall, graph.recall, stacklevel=3)
     return graph
 
 

@@ -11,7 +11,7 @@ from sc_dask import config, get, slots
 from sc_dask.array.engine import run
 from sc_dask.errors import InputError, MissingKeyError
 from sc_dask.graph import harmony as engine
-from sc_dask.graph.neighbors import check_finite
+from sc_dask.graph.knn.neighbors import check_finite
 from sc_dask.price import Price, Size, priced
 
 if TYPE_CHECKING:

@@ -14,8 +14,8 @@ from sc_dask.array.engine import run
 from sc_dask.errors import InputError
 from sc_dask.graph import connectivities
 from sc_dask.graph.compact import Compact
-from sc_dask.graph.neighbors import EXACT_BELOW, EXACT_BELOW_OTHERWISE, IVF_METRICS, KNN
-from sc_dask.graph.neighbors import knn as search
+from sc_dask.graph.knn.neighbors import EXACT_BELOW, EXACT_BELOW_OTHERWISE, IVF_METRICS, KNN
+from sc_dask.graph.knn.neighbors import knn as search
 from sc_dask.pp import compact as choice
 from sc_dask.price import MIB, Price, Size, priced
 
@@ -80,7 +80,7 @@ def neighbors(
     transformer
         Search: None (chosen by size), ``ivf`` (ours), ``pynndescent`` or ``sklearn`` (exact).
     metric, metric_kwds
-        Distance (``sc_dask.graph.neighbors.METRICS``) and its options.
+        Distance (``sc_dask.graph.knn.neighbors.METRICS``) and its options.
     random_state
         Seed of the search.
     key_added

@@ -77,7 +77,7 @@ def scrublet(
     synthetic_doublet_umi_subsampling
         Share of its counts that a doublet keeps.
     knn_dist_metric
-        Distance (``sc_dask.graph.neighbors.METRICS``).
+        Distance (``sc_dask.graph.knn.neighbors.METRICS``).
     normalize_variance, mean_center
         Bring genes to variance 1, and to mean 0, before the components.
     log_transform

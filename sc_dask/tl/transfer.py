@@ -109,7 +109,7 @@ def transfer_labels(
     keys = columns if key_added is None else [key_added] if isinstance(key_added, str) else list(key_added)
     _check(columns, keys, weights, threshold, min_recall)
     known = [_of_reference(adata_ref, c) for c in columns]
-    lent, how = run.call(
+    transferred, how = run.call(
         transfer.transfer,
         get.embedding(adata, use_rep),
         get.embedding(adata_ref, use_rep),
@@ -126,7 +126,7 @@ def transfer_labels(
     if threshold is not None:
         params["threshold"] = threshold
     writes: dict[tuple[str, str], Any] = {("uns", "transfer_labels"): {"params": params}}
-    for key, (_, categories), found in zip(keys, known, lent, strict=True):
+    for key, (_, categories), found in zip(keys, known, transferred, strict=True):
         values = found.values if categories is None else _labels(found, categories, threshold)
         writes |= {("obs", key): values, ("obs", f"{key}_uncertainty"): found.uncertainty}
     slots.write(adata, writes, writer="tl.transfer_labels")
@@ -154,7 +154,7 @@ def _of_reference(adata_ref: AnnData, key: str) -> tuple[transfer.Labels | trans
     return transfer.Labels(groups.codes, len(groups)), groups.values.astype(str)
 
 
-def _labels(found: transfer.Lent, categories: pd.Index, threshold: float | None) -> pd.Categorical:
+def _labels(found: transfer.Transferred, categories: pd.Index, threshold: float | None) -> pd.Categorical:
     """Return the labels in the order of the reference; uncertain ones, or those of no neighbour, become unknown."""
     codes: NDArray[np.int32] = found.values
     if threshold is None:

@@ -113,7 +113,7 @@ def test_bbknn__large_batches_are_searched_by_clusters(monkeypatch: pytest.Monke
     adata = shifted(3000)
     x, codes = adata.obsm["X_pca"], (adata.obs["batch"] == "a").to_numpy().astype(np.int32)
     true = balanced(x, codes, 4)
-    monkeypatch.setitem(__import__("sc_dask.graph.transfer", fromlist=["x"]).EXACT_BELOW, "euclidean", 500)
+    monkeypatch.setitem(__import__("sc_dask.graph.knn.neighbors", fromlist=["x"]).EXACT_BELOW, "euclidean", 500)
     found, exact = balanced(x, codes, 4), balanced(x, codes, 4, exact=True)
     assert (true.method, found.method, exact.method) == ("brute", "ivf", "brute")
     assert found.recall >= 0.95 and (found.distances <= true.distances * 1.0001).mean() > 0.93

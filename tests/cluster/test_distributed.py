@@ -236,7 +236,7 @@ def test_call__runs_here_without_a_cluster() -> None:
 @pytest.mark.parametrize("n_jobs", [1, 2, 3])
 @pytest.mark.parametrize("metric", ["euclidean", "cosine"])
 def test_knn__exact_search_does_not_depend_on_threads(metric: str, n_jobs: int) -> None:
-    from sc_dask.graph.neighbors import knn
+    from sc_dask.graph.knn.neighbors import knn
 
     x = np.random.default_rng(0).normal(size=(3_000, 20)).astype(np.float32)
     one = knn(x, 15, metric=metric, method="brute", n_jobs=1)

@@ -8,7 +8,7 @@ from sc_dask.graph.cluster import leiden, louvain_at, modularity_of
 from sc_dask.graph.coarsen import scales
 from sc_dask.graph.communities import Weighted, aggregate, by_size, capped_groups, communities
 from sc_dask.graph.connectivities import umap as weigh
-from sc_dask.graph.neighbors import knn
+from sc_dask.graph.knn.neighbors import knn
 from sc_dask.kernels import communities as kernels
 
 

@@ -15,7 +15,7 @@ from sc_dask.graph import layout, shards
 from sc_dask.graph.cluster import leiden, modularity_of
 from sc_dask.graph.compact import Compact, Source, clusters, compact
 from sc_dask.graph.connectivities import umap as weigh
-from sc_dask.graph.neighbors import knn
+from sc_dask.graph.knn.neighbors import knn
 
 
 def in_turn(func: Callable[..., Any], items: Sequence[Any], *, shared: Any = None, label: str = "") -> list[Any]:

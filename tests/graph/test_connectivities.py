@@ -5,7 +5,7 @@ import pytest
 import scipy.sparse as sp
 
 from sc_dask.graph.connectivities import METHODS, distances_matrix, gauss, jaccard, umap
-from sc_dask.graph.neighbors import KNN, knn
+from sc_dask.graph.knn.neighbors import KNN, knn
 from tests.stack import UMAP_WEIGHTS
 
 

@@ -7,7 +7,7 @@ import scipy.sparse as sp
 from sc_dask.errors import InputError
 from sc_dask.graph import diffusion
 from sc_dask.graph.connectivities import umap as weigh
-from sc_dask.graph.neighbors import knn
+from sc_dask.graph.knn.neighbors import knn
 
 
 def graph(n: int = 150, gap: float = 0.0) -> sp.csr_matrix:

@@ -8,8 +8,8 @@ from sklearn.manifold import trustworthiness
 from sc_dask import metrics
 from sc_dask.errors import InputError
 from sc_dask.graph.connectivities import umap as weigh
+from sc_dask.graph.knn.neighbors import knn
 from sc_dask.graph.layout import METHODS, umap
-from sc_dask.graph.neighbors import knn
 
 
 def groups(gap: float = 3.0) -> tuple[sp.csr_matrix, np.ndarray]:

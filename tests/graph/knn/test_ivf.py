@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 
 from sc_dask.errors import InputError, RecallWarning
-from sc_dask.graph.neighbors import exact, knn, measured_recall
+from sc_dask.graph.knn import exact, ivf
+from sc_dask.graph.knn.neighbors import knn
+from sc_dask.graph.knn.recall import of_neighbours
 from sc_dask.graph.partition import near_clusters, partition
 
 
@@ -53,10 +55,10 @@ def test_near_clusters__begin_with_themselves_and_hold_enough_rows() -> None:
 def test_ivf__finds_what_exact_search_finds(metric: str) -> None:
     x = cells()
     found = knn(x, 15, method="ivf", metric=metric, min_recall=0.97)
-    true = exact(x, 15, None, metric=metric)
+    true = exact.of_rows(x, 15, None, metric=metric)
     assert found.method == "ivf" and (found.indices[:, 0] == np.arange(6000)).all()
-    assert measured_recall((found.indices, found.distances), true) > 0.97
-    assert found.recall == pytest.approx(measured_recall((found.indices, found.distances), true), abs=0.02)
+    assert of_neighbours((found.indices, found.distances), true) > 0.97
+    assert found.recall == pytest.approx(of_neighbours((found.indices, found.distances), true), abs=0.02)
     same = found.indices == true[0]
     np.testing.assert_allclose(found.distances[same], true[1][same], rtol=2e-3, atol=1e-5)
     assert (np.diff(found.distances, axis=1) >= 0).all()
@@ -78,8 +80,6 @@ def test_ivf__effort_rises_where_neighbours_are_hard_to_find() -> None:
 
 
 def test_ivf__warns_of_what_it_could_not_reach(monkeypatch: pytest.MonkeyPatch) -> None:
-    from sc_dask.graph import ivf
-
     monkeypatch.setattr(ivf, "_MAX_CANDIDATES", 0)
     x = np.random.default_rng(0).normal(size=(8000, 60)).astype(np.float32)
     with pytest.warns(RecallWarning, match="expected at least 1.0"):
@@ -98,7 +98,7 @@ def test_ivf__few_cells(n: int) -> None:
     x = cells(n)
     k = min(n, 10)
     found = knn(x, k, method="ivf")
-    np.testing.assert_array_equal(np.sort(found.indices, axis=1), np.sort(exact(x, k, None)[0], axis=1))
+    np.testing.assert_array_equal(np.sort(found.indices, axis=1), np.sort(exact.of_rows(x, k, None)[0], axis=1))
 
 
 def test_ivf__needs_a_metric_that_it_knows() -> None:

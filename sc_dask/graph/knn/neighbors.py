@@ -9,17 +9,15 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sc_dask import blas, config
-from sc_dask.errors import InputError, RecallWarning, ScDaskWarning
-from sc_dask.graph import ivf
+from sc_dask import config
+from sc_dask.errors import InputError, ScDaskWarning
+from sc_dask.graph.knn import exact, ivf, recall
 
 # Those that scikit-learn and pynndescent define alike (braycurtis differs where values are negative).
 METRICS = (
@@ -38,12 +36,8 @@ EXACT_BELOW = {"euclidean": 32_768}
 EXACT_BELOW_OTHERWISE = 4096
 # Those that rank neighbours as Euclidean distance does, once rows are scaled.
 IVF_METRICS = ("euclidean", "cosine", "correlation")
-N_SAMPLE = 1000
-# Multiples of scanpy's neighbours held while building, trees and rounds; the first of them raises the recall most.
+# Multiples of scanpy's neighbours while building, trees and rounds; the first of them raises the recall most.
 EFFORTS = (1.0, 1.5, 3.0)
-_ROWS_AT_ONCE = 256  # of other metrics: the same for any number of threads, and so the products that BLAS makes
-_WORKING_MEMORY_MIB, _MEMORY_A_THREAD_MIB = 256, 64
-_NO_KWDS: Mapping[str, Any] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -79,7 +73,7 @@ def knn(
     n_neighbors: int,
     *,
     metric: str = "euclidean",
-    metric_kwds: Mapping[str, Any] = _NO_KWDS,
+    metric_kwds: Mapping[str, Any] = exact.NO_KWDS,
     method: str = "auto",
     random_state: int = 0,
     min_recall: float = 0.95,
@@ -89,7 +83,7 @@ def knn(
 
     ``auto`` is exact (scikit-learn, blocked, products in float64) below 32,768 rows for ``euclidean`` and 4,096 for
     another metric. Above, ``euclidean``, ``cosine`` and ``correlation`` are searched by clusters and by neighbours of
-    neighbours (``graph.ivf``), other metrics by pynndescent, which starts with scanpy's settings and compiles for
+    neighbours (``graph.knn.ivf``), other metrics by pynndescent, which starts with scanpy's settings and compiles for
     some 30 s in every process. The recall is measured on 1,000 rows, and while it is below ``min_recall`` the search
     goes on with more effort. Rows that it could not fill are searched exactly. The same seed gives the same
     neighbours; of pynndescent, with the same number of threads.
@@ -136,7 +130,7 @@ def knn(
             method = "pynndescent" if ranked is None else "ivf"
     options: dict[str, Any] = {"metric": metric, "metric_kwds": metric_kwds, "n_jobs": threads}
     if method == "brute":
-        indices, distances = exact(x, k, None, **options)
+        indices, distances = exact.of_rows(x, k, None, **options)
         return KNN(indices, distances, 1.0, "brute")
     if method == "pynndescent":
         return _descend(x.astype(np.float32, copy=False), k, int(random_state), min_recall, options)
@@ -147,84 +141,6 @@ def knn(
             'use method="pynndescent"',
         )
     return _by_clusters(x, ranked, k, int(random_state), min_recall, options)
-
-
-def exact(
-    x: NDArray[Any],
-    n_neighbors: int,
-    rows: NDArray[np.intp] | None,
-    *,
-    metric: str = "euclidean",
-    metric_kwds: Mapping[str, Any] = _NO_KWDS,
-    n_jobs: int = 1,
-) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
-    """Return indices and distances of the true neighbours of ``rows`` (None: all) among those of ``x``, self first."""
-    from sklearn import config_context
-    from sklearn.neighbors import NearestNeighbors
-    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
-
-    together = metric == "euclidean"  # scikit-learn's own threads; others it cuts by their number, which shows in BLAS
-    search = NearestNeighbors(
-        n_neighbors=n_neighbors,
-        algorithm="brute",
-        metric=metric,
-        p=metric_kwds.get("p", 2),
-        n_jobs=n_jobs if together else 1,
-    ).fit(x)
-    wanted = x if rows is None else x[rows]
-
-    def nearest(part: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
-        with config_context(working_memory=_WORKING_MEMORY_MIB if together else _MEMORY_A_THREAD_MIB):
-            return search.kneighbors(part)
-
-    if together:
-        with blas.one_thread(), threadpool_limits(n_jobs, user_api="openmp"):
-            distances, indices = nearest(wanted)
-    else:
-        parts = [wanted[i : i + _ROWS_AT_ONCE] for i in range(0, len(wanted), _ROWS_AT_ONCE)]
-        with blas.one_thread(), threadpool_limits(1, user_api="openmp"), ThreadPoolExecutor(n_jobs) as pool:
-            found = list(pool.map(nearest, parts))
-        distances, indices = (np.concatenate([f[i] for f in found]) for i in range(2))
-    own = np.arange(x.shape[0]) if rows is None else rows
-    return self_first(indices.astype(np.int32), distances.astype(np.float32), own)
-
-
-def measured_recall(
-    found: tuple[NDArray[np.int32], NDArray[np.float32]], true: tuple[NDArray[np.int32], NDArray[np.float32]]
-) -> float:
-    """Return the share of found neighbours that are true ones, or as near as the farthest true one (a tie)."""
-    radius = true[1][:, -1:] * np.float32(1 + 1e-5)
-    hit = found[1][:, 1:] <= radius
-    hit |= (found[0][:, 1:, None] == true[0][:, None, 1:]).any(axis=2)
-    return float(hit.mean())
-
-
-@dataclass(frozen=True)
-class _Truth:
-    """The true neighbours of a sample of cells."""
-
-    rows: NDArray[np.intp]
-    neighbours: tuple[NDArray[np.int32], NDArray[np.float32]]
-
-    def recall(self, found: tuple[NDArray[np.int32], NDArray[np.float32]]) -> float:
-        return measured_recall((found[0][self.rows], found[1][self.rows]), self.neighbours)
-
-
-def _truth(x: NDArray[Any], k: int, seed: int, options: Mapping[str, Any]) -> _Truth:
-    n_obs = x.shape[0]
-    rows = np.sort(np.random.default_rng(seed).choice(n_obs, min(N_SAMPLE, n_obs), replace=False))
-    return _Truth(rows, exact(x, k, rows, **options))
-
-
-def _warned_of(recall: float, attempts: list[Attempt], min_recall: float) -> float:
-    if recall < min_recall:
-        warnings.warn(
-            f"found {recall:.3f} of the true neighbours in {len(attempts)} searches; expected at least {min_recall}; "
-            'next: lower min_recall, use fewer dimensions, or search exactly with transformer="sklearn"',
-            RecallWarning,
-            stacklevel=4,
-        )
-    return recall
 
 
 def euclidean_rows(x: NDArray[Any], metric: str) -> NDArray[np.float32] | None:
@@ -255,14 +171,26 @@ def _by_clusters(
         distances /= 2
     unfilled = np.flatnonzero((indices < 0).any(axis=1))
     if unfilled.size:
-        indices[unfilled], distances[unfilled] = exact(x, k, unfilled, **options)
-    attempts = [Attempt(f"{e.n_candidates} candidates, {e.n_rounds} rounds", recall) for e, recall in efforts]
-    return KNN(indices, distances, _warned_of(attempts[-1].recall, attempts, min_recall), "ivf", tuple(attempts))
+        indices[unfilled], distances[unfilled] = exact.of_rows(x, k, unfilled, **options)
+    attempts = [Attempt(f"{e.n_candidates} candidates, {e.n_rounds} rounds", share) for e, share in efforts]
+    _warn_below(min_recall, attempts)
+    return KNN(indices, distances, attempts[-1].recall, "ivf", tuple(attempts))
+
+
+def _warn_below(min_recall: float, attempts: list[Attempt]) -> None:
+    recall.warn_below(
+        min_recall,
+        max(a.recall for a in attempts),
+        after=f" in {len(attempts)} searches",
+        fix='use fewer dimensions, or search exactly with transformer="sklearn"',
+        stacklevel=4,
+    )
 
 
 def _descend(x: NDArray[np.float32], k: int, seed: int, min_recall: float, options: Mapping[str, Any]) -> KNN:
     n_obs = x.shape[0]
-    truth = _truth(x, k, seed, options)
+    rows = recall.sample(n_obs, seed)
+    true = exact.of_rows(x, k, rows, **options)
     attempts: list[Attempt] = []
     best: tuple[NDArray[np.int32], NDArray[np.float32]] | None = None
     for effort in EFFORTS:
@@ -271,15 +199,15 @@ def _descend(x: NDArray[np.float32], k: int, seed: int, min_recall: float, optio
         n_iters = round(effort * max(5, round(np.log2(n_obs))))
         n_build = min(n_obs, round(effort * (k + 1)))
         found = _nn_descent(x, k, n_trees, n_iters, n_build, effort, seed, options)
-        recall = truth.recall(found)
-        if best is None or recall > max(a.recall for a in attempts):
+        share = recall.of_neighbours((found[0][rows], found[1][rows]), true)
+        if best is None or share > max(a.recall for a in attempts):
             best = found
-        attempts.append(Attempt(f"{n_trees} trees, {n_iters} rounds, {n_build} held", recall))
-        if recall >= min_recall:
+        attempts.append(Attempt(f"{n_trees} trees, {n_iters} rounds, {n_build} neighbours", share))
+        if share >= min_recall:
             break
     assert best is not None
-    recall = _warned_of(max(a.recall for a in attempts), attempts, min_recall)
-    return KNN(best[0], best[1], recall, "pynndescent", tuple(attempts))
+    _warn_below(min_recall, attempts)
+    return KNN(best[0], best[1], max(a.recall for a in attempts), "pynndescent", tuple(attempts))
 
 
 def _nn_descent(
@@ -310,28 +238,10 @@ def _nn_descent(
     )
     indices = np.array(index.neighbor_graph[0][:, :k], dtype=np.int32)
     distances = np.array(index.neighbor_graph[1][:, :k], dtype=np.float32)
-    indices, distances = self_first(indices, distances, np.arange(x.shape[0]))
+    indices, distances = exact.self_first(indices, distances, np.arange(x.shape[0]))
     unfilled = np.flatnonzero((indices < 0).any(axis=1))
     if unfilled.size:
-        indices[unfilled], distances[unfilled] = exact(x, k, unfilled, **options)
-    return indices, distances
-
-
-def self_first(
-    indices: NDArray[np.int32], distances: NDArray[np.float32], own: NDArray[np.intp]
-) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
-    """Move every row's own index to the front, at distance 0; a cell's duplicates can stand before or instead of it."""
-    k = indices.shape[1]
-    distances[indices == own[:, None]] = 0
-    wrong = np.flatnonzero(indices[:, 0] != own)
-    if wrong.size:
-        both = np.column_stack([own[wrong], indices[wrong]]).astype(np.int32)
-        lengths = np.column_stack([np.zeros(wrong.size, np.float32), distances[wrong]])
-        again = both == own[wrong, None]
-        again[:, 0] = False
-        keep = np.argsort(again, axis=1, kind="stable")[:, :k]
-        indices[wrong] = np.take_along_axis(both, keep, axis=1)
-        distances[wrong] = np.take_along_axis(lengths, keep, axis=1)
+        indices[unfilled], distances[unfilled] = exact.of_rows(x, k, unfilled, **options)
     return indices, distances
 
 

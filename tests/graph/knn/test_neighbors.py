@@ -7,7 +7,8 @@ import pytest
 from scipy.spatial.distance import cdist
 
 from sc_dask.errors import InputError, RecallWarning, ScDaskWarning
-from sc_dask.graph.neighbors import KNN, METRICS, exact, knn, measured_recall
+from sc_dask.graph.knn import exact
+from sc_dask.graph.knn.neighbors import KNN, METRICS, knn
 
 
 def clustered(n: int, d: int, seed: int = 0) -> np.ndarray:
@@ -62,7 +63,7 @@ def test_pynndescent__recall_is_the_true_one_and_seed_decides() -> None:
     x = clustered(3000, 20)
     found, again = (knn(x, 15, method="pynndescent", random_state=3, n_jobs=1) for _ in range(2))
     check_contract(found, 3000, 15)
-    true = exact(x, 15, None)
+    true = exact.of_rows(x, 15, None)
     overlap = np.mean([len(set(a[1:]) & set(b[1:])) / 14 for a, b in zip(found.indices, true[0], strict=True)])
     assert found.recall >= 0.95
     assert abs(found.recall - overlap) < 0.02  # measured on 1,000 of 3,000
@@ -99,14 +100,6 @@ def test_pynndescent__warns_when_the_recall_is_out_of_reach() -> None:
         found = knn(x, 5, method="pynndescent", min_recall=1.0)
     assert len(found.attempts) == 3
     assert found.recall == max(a.recall for a in found.attempts) < 1
-
-
-def test_measured_recall__counts_hits_and_ties() -> None:
-    true = np.array([[0, 1, 2]], np.int32), np.array([[0, 1, 2]], np.float32)
-    half = np.array([[0, 1, 9]], np.int32), np.array([[0, 1, 3]], np.float32)
-    tie = np.array([[0, 1, 9]], np.int32), np.array([[0, 1, 2]], np.float32)
-    assert measured_recall(half, true) == 0.5
-    assert measured_recall(tie, true) == measured_recall(true, true) == 1
 
 
 def test_knn__auto_is_exact_where_scanpy_is() -> None:
