@@ -12,7 +12,7 @@ from sc_dask.array.blocks import Lazy, Reduction, RowBlocks, map_rows, reduce_ro
 from sc_dask.array.engine import run
 from sc_dask.array.source import Block
 from sc_dask.errors import InputError
-from sc_dask.kernels.moments import Moments
+from sc_dask.kernels.moments import Moments, without_rounding
 from sc_dask.kernels.regress_out import correct, cross, float_of
 
 _NOTHING = 1e-12  # of a gene's variance: what rounding leaves where covariates explain all of it
@@ -68,12 +68,20 @@ def regressed(x: RowBlocks, design: np.ndarray, codes: np.ndarray | None, n_leve
     coefficients = found[1][1:] if design.shape[1] else np.empty((0, x.shape[1]))
     if not (np.isfinite(moments.m2).all() and np.isfinite(coefficients).all()):
         raise InputError("X holds NaN or infinite values", "finite numbers", "look at the genes' sums for NaN")
-    whole = moments.m2.sum(axis=0)
-    left = whole - (coefficients**2).sum(axis=0)
-    correction = Correction(design, zeros if codes is None else codes, moments.mean, coefficients, np.ones(x.shape[1]))
-    out = corrected(x, correction)
-    out.facts.cols.update(mean=np.zeros(x.shape[1]), m2=np.where(left > _NOTHING * whole, left, 0))
+    left = _left(moments, coefficients)
+    factor = np.where(left > 0, 1.0, 0.0)  # 0: rounding errors of a gene of which nothing is left are no residuals
+    out = corrected(x, Correction(design, zeros if codes is None else codes, moments.mean, coefficients, factor))
+    out.facts.cols.update(mean=np.zeros(x.shape[1]), m2=left)
     return out
+
+
+def _left(m: Moments, coefficients: np.ndarray) -> np.ndarray:
+    """Return each gene's squared residuals; 0 where they are but rounding errors of what was there."""
+    n = max(m.n.sum(), 1)
+    whole = m.m2.sum(axis=0)
+    left = whole - (coefficients**2).sum(axis=0)
+    size = np.sqrt(m.n @ m.mean**2 / n)
+    return np.where(left > _NOTHING * whole, without_rounding(left / n, size) * n, 0.0)
 
 
 def correction_of(x: RowBlocks) -> Correction | None:
@@ -112,15 +120,19 @@ def corrected(x: RowBlocks, c: Correction) -> RowBlocks:
 
 
 def _joined(a: Correction, b: Correction) -> Correction | None:
-    """Return the correction that does what ``a`` and then ``b`` do; None where both have groups."""
+    """Return the correction that does what ``a`` and then ``b`` do; None where both have groups.
+
+    Genes of which ``a`` leaves nothing (factor 0) stay so: ``b`` was found from their zeros, and adds none.
+    """
     if len(a.levels) > 1 and len(b.levels) > 1:
         return None
     codes = a.codes if len(a.levels) > 1 else b.codes
+    undone = np.divide(1, a.factor, out=np.zeros(len(a.factor)), where=a.factor != 0)
     return Correction(
         np.hstack([a.design, b.design]),
         codes,
-        a.levels + b.levels / a.factor,
-        np.vstack([a.coefficients, b.coefficients / a.factor]),
+        a.levels + b.levels * undone,
+        np.vstack([a.coefficients, b.coefficients * undone]),
         a.factor * b.factor,
         b.low,
         b.high,

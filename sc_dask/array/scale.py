@@ -14,7 +14,7 @@ from sc_dask.kernels.scale import scale_cols, scale_some
 
 
 def mean_and_std(x: RowBlocks, of_cells: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """Return mean and standard deviation (over ``n - 1``; 1 for a gene that does not vary) of every gene.
+    """Return mean and standard deviation (over ``n - 1``; 0 for a gene that does not vary) of every gene.
 
     Passes: 1, or none where they are known (after `regress_out.regressed`). ``of_cells`` (bool) picks the cells.
     """
@@ -26,7 +26,7 @@ def mean_and_std(x: RowBlocks, of_cells: np.ndarray | None = None) -> tuple[np.n
         mean, std = m.mean[0], np.sqrt(variance(m)[0])
     if not np.isfinite(std).all():
         raise InputError("X holds NaN or infinite values", "finite numbers", "look at the genes' sums for NaN")
-    return mean, np.where(std == 0, 1.0, std)
+    return mean, std
 
 
 def scaled(
@@ -40,18 +40,19 @@ def scaled(
 ) -> RowBlocks:
     """Describe ``(x - mean) / std``, cut at ``max_value``; without ``zero_center`` ``x / std``, sparse if x is.
 
-    Nothing is read.
+    A gene that does not vary (``std`` 0) becomes 0, without ``zero_center`` it stays. Nothing is read.
     """
     high = np.inf if max_value is None else float(max_value)
+    factor = np.divide(1, std, out=np.full(len(std), 0.0 if zero_center else 1.0), where=std > 0)
     rows = () if of_cells is None else (of_cells,)
     if not zero_center:
         return map_rows(
             scale_cols, x, *rows, dtype=float_of(x.dtype), columnwise=True, keeps_pattern=True, by_col=("factor",),
-            factor=1 / std, high=high,
+            factor=factor, high=high,
         )  # fmt: skip
     if of_cells is None:
-        return corrected(x, shift(x.shape[0], mean, 1 / std, low=-high, high=high))
+        return corrected(x, shift(x.shape[0], mean, factor, low=-high, high=high))
     return map_rows(
         scale_some, x, *rows, dtype=float_of(x.dtype), is_sparse=False, columnwise=True, by_col=("mean", "factor"),
-        mean=mean, factor=1 / std, low=-high, high=high,
+        mean=mean, factor=factor, low=-high, high=high,
     )  # fmt: skip

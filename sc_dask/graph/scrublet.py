@@ -16,6 +16,7 @@ from sc_dask.graph.knn import neighbors
 from sc_dask.kernels import scrublet as kernels
 from sc_dask.kernels.csr import from_parts
 from sc_dask.kernels.gram import covariance, finish, gram, project, second_moment
+from sc_dask.kernels.moments import moments, variance
 
 Doubles = NDArray[np.float64]
 _DOUBLETS_AT_ONCE = 4096
@@ -157,10 +158,10 @@ def _basis(observed: sp.csr_matrix, options: Options) -> tuple[Doubles, Doubles 
     with blas.one_thread():
         state = finish(gram(observed, np.float64))
         square = covariance(state)
-        variance = np.diag(square)
+        spread = variance(moments(observed))[0]  # not of the products, which leave 1e-16 of a gene that does not vary
         unit = np.ones(n_genes)
         if options.normalize_variance:
-            unit = np.divide(1, np.sqrt(variance), out=np.zeros(n_genes), where=variance > 0)
+            unit = np.divide(1, np.sqrt(spread), out=np.zeros(n_genes), where=spread > 0)
         if not options.mean_center:
             square = second_moment(state)
         axes = scipy.linalg.eigh(square * np.outer(unit, unit), subset_by_index=[n_genes - k, n_genes - 1])[1]

@@ -26,6 +26,7 @@ _SUM, _NONZERO, _SQUARES, _BELOW = range(4)  # places in the last axis of `Sums.
 _DEPTH = {"sum": 1, "mean": 1, "count_nonzero": 2, "var": 3, "median": 4}
 
 
+_ROUNDING = 1e-13  # of a sum of squares of fractions: what rounding leaves of equal values about their mean
 _SMALL, _MOST_CELLS = 256, 4095  # counts below it, of so many cells, fit the fields: 20, 12 and 32 bits
 _COUNTS = np.arange(_SMALL, dtype=np.uint64)
 _FIELDS = _COUNTS | (_COUNTS > 0).astype(np.uint64) << np.uint64(20) | (_COUNTS * _COUNTS) << np.uint64(32)
@@ -147,7 +148,9 @@ def finish(state: Sums) -> Totals:
             rest = total - near * there
             squares = of[:, _SQUARES] - near * (near * there + 2 * rest) - rest * rest / some
             out[g, :, _SUM] = total + state.shift * there
-        out[g, :, _SQUARES] = np.maximum(squares, 0)
+            fractions = of[:, _SQUARES] != np.rint(of[:, _SQUARES])  # sums of integers are exact
+            noise = np.where(fractions, _ROUNDING * of[:, _SQUARES], 0.0)
+        out[g, :, _SQUARES] = np.where(squares <= noise, 0.0, squares)
     return Totals(out)
 
 

@@ -19,6 +19,10 @@ from sc_dask.kernels.csr import Array, Block, values
 
 Transform = Literal["identity", "expm1"]
 
+# of a mean: a smaller standard deviation is what rounding leaves of equal values in float64. Real ones are larger: one
+# count more in one of 1e8 cells, at a mean of 1e5, is 1e-9 of it
+ROUNDING = 1e-12
+
 
 @dataclass(frozen=True)
 class Moments:
@@ -79,8 +83,18 @@ def merge_moments(a: Moments, b: Moments) -> Moments:
 
 
 def variance(m: Moments, ddof: int = 1) -> NDArray[np.float64]:
-    """Return the variances, n_groups x n_vars; 0 where a group has no more cells than ``ddof`` (as scanpy has it)."""
-    return m.m2 / np.maximum(m.n - ddof, 1)[:, None]
+    """Return the variances, n_groups x n_vars; 0 where a group has no more cells than ``ddof`` (as scanpy has it).
+
+    Values that are equal but for rounding have a variance of 0, whatever their type: what divides by it, or looks for
+    the most variable genes, would take rounding errors for a signal.
+    """
+    return without_rounding(m.m2 / np.maximum(m.n - ddof, 1)[:, None], m.mean)
+
+
+def without_rounding(var: NDArray[np.float64], mean: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return variances, 0 where they are no more than rounding errors of equal values with this mean; NaN stays."""
+    with np.errstate(invalid="ignore", over="ignore"):
+        return np.where(var < (ROUNDING * mean) ** 2, 0.0, var)
 
 
 def of_integers(m: Moments) -> Moments:

@@ -64,7 +64,7 @@ def scale(
     Writes
     ------
     X, the layer or the element of obsm (float32, for float64 and integers of 8 bytes float64), lazy if it was lazy,
-    dense unless ``zero_center=False``; var ``mean`` and ``std`` (1 for a gene that does not vary), with ``mask_obs``
+    dense unless ``zero_center=False``; var ``mean`` and ``std`` (1 for a gene that does not vary, which becomes 0), with ``mask_obs``
     ``mean of <column>`` and ``std of <column>``, or ``mean with mask`` and ``std with mask``.
 
     Passes: 1; 0 after ``regress_out`` of the same cells. Memory: 24 bytes per gene and thread, 4 bytes per cell; blocks
@@ -99,7 +99,7 @@ def scale(
     key = ("obsm", obsm) if obsm is not None else ("layers", layer) if layer is not None else ("X", "")
     writes: dict[tuple[str, str], Any] = {key: get.as_stored(out, stored)}
     if obsm is None:
-        writes |= {("var", f"mean{suffix}"): mean, ("var", f"std{suffix}"): std}
+        writes |= {("var", f"mean{suffix}"): mean, ("var", f"std{suffix}"): np.where(std > 0, std, 1.0)}
     slots.write(adata, writes, writer="pp.scale")
     return adata if copy else None
 
