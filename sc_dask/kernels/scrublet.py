@@ -17,9 +17,12 @@ _N_BINS, _MOST_ROUNDS = 256, 10_000
 
 
 def sums_where(block: Block, codes: NDArray[np.int32], masks: NDArray[np.bool_]) -> dict[str, Array]:
-    """Return each cell's sum and number of genes, over the genes that its batch keeps (``n_batches x n_vars``)."""
+    """Return each cell's sum and number of genes, over the genes that its batch keeps (``n_batches x n_vars``).
+
+    Cells of no batch (-1) have zeros.
+    """
     totals, n_genes = np.zeros(block.shape[0]), np.zeros(block.shape[0], np.int64)
-    for b in np.unique(codes):
+    for b in np.unique(codes[codes >= 0]):
         rows = np.flatnonzero(codes == b)
         own = take_rows(block, rows)
         totals[rows] = row_totals_where(own, masks[b])

@@ -83,7 +83,8 @@ def scrublet(
     log_transform
         Take log(1 + x) before.
     n_prin_comps
-        Number of principal components; fewer than cells and variable genes of every batch.
+        Number of principal components. A batch with as many cells or variable genes, or fewer, is not scored: its
+        cells get NaN, with a warning; it is an error if no batch is left.
     use_approx_neighbors
         True: approximate search; False: exact; None: chosen by size.
     get_doublet_neighbor_parents
@@ -107,8 +108,8 @@ def scrublet(
     ------
     obs ``doublet_score`` (float64; NaN for cells with fewer than 3 genes) and ``predicted_doublet`` (bool); uns
     ``scrublet``: ``doublet_scores_sim``, ``doublet_parents``, ``threshold`` (if there is one) and ``parameters``, and
-    if asked for ``doublet_neighbor_parents``. With ``batch_key``: the same for each batch under ``batches``, and
-    ``batched_by``.
+    if asked for ``doublet_neighbor_parents``. With ``batch_key``: the same for each batch that is scored under
+    ``batches``, and ``batched_by``.
 
     Passes: 4 for any number of batches (with ``adata_sim`` 1 over each). Memory: of one batch at a time, 32 bytes per
     cell and non-zero variable gene (some 10 kB a cell), 8 per component of each cell and doublet, and 30 per neighbour
@@ -119,7 +120,8 @@ def scrublet(
     MissingKeyError
         No such column.
     InputError
-        X holds NaN or negative values, a batch is too small for the components, or an option is out of range.
+        X holds NaN or negative values, every batch is too small for the components (told before a pass where its
+        cells are too few), or an option is out of range.
 
     Examples
     --------
@@ -139,14 +141,16 @@ def scrublet(
     ratio: float | None = sim_doublet_ratio
     if adata_sim is None:
         how = engine.Simulation(sim_doublet_ratio, synthetic_doublet_umi_subsampling, log_transform)
-        kept, found = _from_counts(adata, codes, len(names), how, options)
+        kept, found = _from_counts(adata, codes, names, how, options)
     else:
         kept = np.zeros(adata.n_obs, np.int32)
-        found = [_from_simulated(adata, adata_sim, options)]
+        found: list[engine.Scores | None] = [_from_simulated(adata, adata_sim, options)]
         ratio = adata_sim.uns.get("scrublet", {}).get("parameters", {}).get("sim_doublet_ratio")
     scores, called = np.full(adata.n_obs, np.nan), np.zeros(adata.n_obs, bool)
     of_batches = {}
     for b, (name, s) in enumerate(zip(names, found, strict=True)):
+        if s is None:
+            continue
         scores[kept == b] = s.cells
         if s.threshold is not None:
             called[kept == b] = s.cells > s.threshold
@@ -168,6 +172,8 @@ def _check(o: dict[str, Any]) -> None:
             f"sim_doublet_ratio={o['sim_doublet_ratio']}",
             "shares between 0 and 1 and a ratio above 0",
         )
+    if o["n_prin_comps"] < 1:
+        raise InputError(f"found n_prin_comps={o['n_prin_comps']}", "at least 1")
     if not o["stdev_doublet_rate"] > 0 or (o["n_neighbors"] is not None and o["n_neighbors"] < 1):
         raise InputError(
             f"found stdev_doublet_rate={o['stdev_doublet_rate']}, n_neighbors={o['n_neighbors']}",
@@ -176,18 +182,49 @@ def _check(o: dict[str, Any]) -> None:
 
 
 def _from_counts(
-    adata: AnnData, codes: np.ndarray | None, n_batches: int, how: engine.Simulation, options: engine.Options
-) -> tuple[np.ndarray, list[engine.Scores]]:
-    """Return the batch of each cell that is scored (-1: none) and the scores of each batch."""
+    adata: AnnData, codes: np.ndarray | None, names: list[Any], how: engine.Simulation, options: engine.Options
+) -> tuple[np.ndarray, list[engine.Scores | None]]:
+    """Return the batch of each cell that is scored (-1: none) and the scores of each batch, None of small ones."""
     x = get.matrix(adata)
-    chosen = passes.chosen(x, np.zeros(adata.n_obs, np.int32) if codes is None else codes, n_batches)
+    n_batches, k = len(names), options.n_prin_comps
+    codes = np.zeros(adata.n_obs, np.int32) if codes is None else codes
+    n_cells = np.bincount(codes, minlength=n_batches)
+    large = n_cells > k
+    if not large.any():
+        raise _too_small(k, names, n_cells)
+    chosen = passes.chosen(x, np.where(large[codes], codes, -1).astype(np.int32), n_batches)
     if qc.not_counts(x):
         warnings.warn("scrublet expects counts, but found fractions", CountsWarning, stacklevel=3)
-    found = []
-    for b in range(n_batches):
+    n_kept = np.bincount(chosen.codes[chosen.codes >= 0], minlength=n_batches)
+    n_genes = np.array([len(genes) for genes in chosen.genes])
+    fits = large & (n_kept > k) & (n_genes > k)
+    if not fits.any():
+        raise _too_small(k, names, n_kept, n_genes)
+    if not fits.all():
+        small = [f"{names[b]!r} ({n_cells[b]} cells)" for b in np.flatnonzero(~fits)]
+        warnings.warn(
+            f"no doublet scores (NaN) for {len(small)} of {n_batches} batches, which have too few cells or variable "
+            f"genes for n_prin_comps={k}: {get.listed(small)}; next: choose fewer components, or larger batches",
+            ScDaskWarning,
+            stacklevel=3,
+        )
+    found: list[engine.Scores | None] = [None] * n_batches
+    for b in np.flatnonzero(fits):
         factors = chosen.factors[chosen.codes == b]
-        found.append(run.call(engine.of_counts, chosen.read(b), factors, how, options, n_jobs=config.n_threads()))
+        found[b] = run.call(engine.of_counts, chosen.read(b), factors, how, options, n_jobs=config.n_threads())
     return chosen.codes, found
+
+
+def _too_small(k: int, names: list[Any], n_cells: np.ndarray, n_genes: np.ndarray | None = None) -> InputError:
+    """Return the error of data of which no batch is large enough, which names the largest."""
+    b = int(np.argmax(n_cells if n_genes is None else np.minimum(n_cells, n_genes)))
+    where = "" if names[b] is None else f" in the largest batch, {names[b]!r}"
+    genes = "" if n_genes is None else f" and {n_genes[b]} variable genes"
+    return InputError(
+        f"found n_prin_comps={k} for {n_cells[b]} cells{genes}{where}",
+        "at least 1 and fewer than cells and variable genes",
+        "choose fewer components, or larger batches",
+    )
 
 
 def _from_simulated(adata: AnnData, adata_sim: AnnData, options: engine.Options) -> engine.Scores:

@@ -157,3 +157,37 @@ def test_scrublet__wants_counts(some: ad.AnnData) -> None:
     adata.X = -adata.X
     with pytest.raises(InputError, match="negative values"):
         sd.pp.scrublet(adata)
+
+
+def test_scrublet__small_batches_keep_the_scores_of_the_others(some: ad.AnnData) -> None:
+    adata = some.copy()
+    adata.obs["of"] = np.where(np.arange(600) < 591, adata.obs["batch"].astype(str), "tiny")
+    rest = adata[:591].copy()
+    twin = lazy(adata, 4)
+    with pytest.warns(ScDaskWarning, match=r"NaN\) for 1 of 3 batches.*n_prin_comps=30: 'tiny' \(9 cells\)"):
+        sd.pp.scrublet(twin, batch_key="of", threshold=0.3)
+    sd.pp.scrublet(rest, batch_key="of", threshold=0.3)
+    assert twin.obs["doublet_score"][591:].isna().all() and not twin.obs["predicted_doublet"][591:].any()
+    np.testing.assert_allclose(twin.obs["doublet_score"][:591], rest.obs["doublet_score"], rtol=1e-12)
+    np.testing.assert_array_equal(twin.obs["predicted_doublet"][:591], rest.obs["predicted_doublet"])
+    assert sorted(twin.uns["scrublet"]["batches"]) == ["x", "y"]
+
+
+def test_scrublet__a_batch_without_variable_genes_is_small_too(some: ad.AnnData) -> None:
+    adata = some.copy()
+    x = adata.X.toarray()
+    x[500:] = x[500]
+    adata.X = x
+    adata.obs["of"] = np.where(np.arange(600) < 500, "vary", "same")
+    with pytest.warns(ScDaskWarning, match="'same'"):
+        sd.pp.scrublet(adata, batch_key="of", threshold=0.3)
+    assert adata.obs["doublet_score"][:500].notna().all() and adata.obs["doublet_score"][500:].isna().all()
+
+
+def test_scrublet__all_batches_too_small_is_told_before_a_pass(some: ad.AnnData) -> None:
+    adata = some[:50].copy()
+    adata.obs["of"] = ["first"] * 24 + ["second"] * 26
+    twin = lazy(adata, 2)
+    with pytest.raises(InputError, match="n_prin_comps=30 for 26 cells in the largest batch, 'second'"):
+        sd.pp.scrublet(twin, batch_key="of")
+    assert source_of(twin).passes == 0
