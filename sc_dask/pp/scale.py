@@ -64,8 +64,8 @@ def scale(
     Writes
     ------
     X, the layer or the element of obsm (float32, for float64 and integers of 8 bytes float64), lazy if it was lazy,
-    dense unless ``zero_center=False``; var ``mean`` and ``std`` (1 for a gene that does not vary, which becomes 0), with ``mask_obs``
-    ``mean of <column>`` and ``std of <column>``, or ``mean with mask`` and ``std with mask``.
+    dense unless ``zero_center=False``; var ``mean`` and ``std`` (1 for a gene that does not vary, which becomes 0),
+    with ``mask_obs`` ``mean of <column>`` and ``std of <column>``, or ``mean with mask`` and ``std with mask``.
 
     Passes: 1; 0 after ``regress_out`` of the same cells. Memory: 24 bytes per gene and thread, 4 bytes per cell; blocks
     of the result are as large as those of X. In memory the result is dense: 4 bytes per cell and gene.
