@@ -16,6 +16,8 @@ from sc_dask.kernels.moments import Moments, of_integers
 from sc_dask.kernels.qc import row_totals
 from sc_dask.kernels.regress_out import float_of
 
+_ROUNDING = 1e-12  # of the squares: what is left of cells that are all as expected
+
 
 def normalized(x: RowBlocks, theta: float, clip: float) -> RowBlocks:
     """Describe the residuals of counts; 1 pass for the sums of cells and genes, or none when both are known."""
@@ -82,6 +84,8 @@ def residual_variances(
         distinct, n_cells = np.unique(totals[codes == g], return_counts=True)
         zeros = kernels.sums_of_zeros(distinct, n_cells, share[g], theta, float(bounds[g]), n_genes)
         of_group = [z + c[g] for z, c in zip(zeros, changed, strict=True)]
-        residual[g] = kernels.variance(int(moments.n[g]), of_group[0], of_group[1])
+        found = kernels.variance(int(moments.n[g]), of_group[0], of_group[1])
+        noise = _ROUNDING * zeros[1] / max(int(moments.n[g]), 1)  # the squares of zeros cancel
+        residual[g] = np.where(found > noise, found, 0)
     residual[sums == 0] = 0
     return Variances(moments, residual)

@@ -62,23 +62,29 @@ def dispersion_table(
 
     Returns
     -------
-    Columns ``means``, ``dispersions``, ``dispersions_norm`` (float64) and ``highly_variable`` (bool).
+    Columns ``means``, ``dispersions``, ``dispersions_norm`` (float64) and ``highly_variable`` (bool); without
+    ``expressed`` also ``mean_bin``, a category. A batch in which no gene varies chooses none.
 
     Raises
     ------
     InputError
-        The means are not finite, have too few different values for bins, or no gene varies.
+        The means are not finite, have too few different values for bins, or no gene varies (without ``expressed``).
     """
     _check(flavor, n_top_genes)
     keep = np.ones(len(mean), bool) if expressed is None else np.asarray(expressed, bool)
     log = flavor == "seurat" if log is None else log
     means, dispersions = _raw_dispersions(np.asarray(mean, float)[keep], np.asarray(var, float)[keep], log)
-    norm = _normalized(pd.Series(means), pd.Series(dispersions), flavor, n_bins)
-    if n_top_genes is None:
-        chosen = _in_bounds(means, np.nan_to_num(norm), min_mean, max_mean, min_disp, max_disp)
+    bins = None
+    if expressed is not None and not (np.asarray(var)[keep] > 0).any():
+        norm, chosen = np.full(len(means), np.nan), np.zeros(len(means), bool)
     else:
-        compared = np.round(norm, TIE_DECIMALS)
-        chosen = np.nan_to_num(compared, nan=-np.inf) >= _nth_highest(compared, min(n_top_genes, len(norm)))
+        bins = _bins(pd.Series(means), flavor, n_bins)
+        norm = _normalized(pd.Series(dispersions), bins, flavor)
+        if n_top_genes is None:
+            chosen = _in_bounds(means, np.nan_to_num(norm), min_mean, max_mean, min_disp, max_disp)
+        else:
+            compared = np.round(norm, TIE_DECIMALS)
+            chosen = np.nan_to_num(compared, nan=-np.inf) >= _nth_highest(compared, min(n_top_genes, len(norm)))
     out = pd.DataFrame(
         {"means": np.zeros(len(keep)), "dispersions": 0.0, "dispersions_norm": 0.0, "highly_variable": False},
         index=index,
@@ -87,6 +93,9 @@ def dispersion_table(
         filled = np.zeros(len(keep), found.dtype)
         filled[keep] = found
         out[column] = filled
+    if expressed is None and bins is not None:
+        names = bins.cat.set_categories(bins.cat.categories.astype(str), rename=True)
+        out.insert(2, "mean_bin", pd.Categorical(names))
     return out
 
 
@@ -197,7 +206,7 @@ def seurat_v3_normalized(
 ) -> NDArray[np.float64]:
     """Return the variance of the clipped, standardised counts of one batch, float64 of n_vars."""
     about_mean = n_obs * np.square(mean) + clipped_squares - 2 * clipped_sums * mean
-    return about_mean / ((n_obs - 1) * np.square(reg_std))
+    return about_mean / (max(n_obs - 1, 1) * np.square(reg_std))
 
 
 def seurat_v3_table(
@@ -236,6 +245,7 @@ def seurat_v3_table(
     normalized = np.atleast_2d(normalized)
     ranks = np.argsort(np.argsort(-normalized, axis=1), axis=1).astype(np.float32)
     ranks[ranks >= n_top_genes] = np.nan
+    ranks[~(normalized > 0).any(axis=1)] = np.nan  # a batch in which no gene varies chooses none
     n_batches = np.count_nonzero(~np.isnan(ranks), axis=0).astype(np.int64)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "All-NaN slice", RuntimeWarning)
@@ -278,17 +288,21 @@ def _raw_dispersions(
         return np.log1p(mean), np.log(np.where(dispersion == 0, np.nan, dispersion))
 
 
-def _normalized(means: pd.Series, dispersions: pd.Series, flavor: Flavor, n_bins: int) -> NDArray[np.float64]:
-    """Return how far each dispersion lies above those of its bin of means."""
+def _bins(means: pd.Series, flavor: Flavor, n_bins: int) -> pd.Series:
+    """Return the bin of each mean, a category of intervals."""
     edges = n_bins if flavor == "seurat" else np.r_[-np.inf, np.percentile(means, np.arange(10, 105, 5)), np.inf]
     try:
-        bins = pd.cut(means, bins=edges)
+        return pd.cut(means, bins=edges)
     except ValueError as error:
         raise InputError(
             f"found that the {len(means)} mean expressions cannot be put into bins ({error})",
             "expressed genes with different means",
             "remove genes without counts (pp.filter_genes(min_cells=1)) first",
         ) from error
+
+
+def _normalized(dispersions: pd.Series, bins: pd.Series, flavor: Flavor) -> NDArray[np.float64]:
+    """Return how far each dispersion lies above those of its bin of means."""
     grouped = dispersions.groupby(bins, observed=True)
     if flavor == "cell_ranger":
         centre = grouped.transform("median")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import warnings
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -10,7 +12,7 @@ import pandas as pd
 
 from sc_dask import get, slots
 from sc_dask.array import hvg, pearson, qc
-from sc_dask.errors import CountsWarning, InputError
+from sc_dask.errors import CountsWarning, InputError, ScDaskWarning
 from sc_dask.kernels import hvg as tables
 from sc_dask.kernels.moments import variance
 from sc_dask.kernels.pearson import check_model
@@ -79,7 +81,8 @@ def highly_variable_genes(
     inplace
         Write into var; else return the table.
     batch_key
-        Column of obs: genes are chosen in every batch alone and the choices are joined.
+        Column of obs: genes are chosen in every batch alone and the choices are joined. A batch in which no gene varies
+        (one cell, say) chooses none, with a warning.
     check_values
         Warn if counts are not integers (all flavors of counts); checked in the same pass.
     theta, clip
@@ -90,7 +93,8 @@ def highly_variable_genes(
 
     Returns
     -------
-    None, or with ``inplace=False`` the table (n_vars rows; only chosen ones with ``subset``).
+    None, or with ``inplace=False`` the table (n_vars rows; only chosen ones with ``subset``). It has what is written
+    and, for ``seurat`` and ``cell_ranger`` without ``batch_key``, ``mean_bin``: the bin of each mean.
 
     Writes
     ------
@@ -150,7 +154,31 @@ def highly_variable_genes(
     return None
 
 
+@contextlib.contextmanager
+def _of_batch(name: Any, n_obs: int) -> Iterator[None]:
+    """Name the batch in errors."""
+    try:
+        yield
+    except InputError as error:
+        if name is None:
+            raise
+        raise InputError(f"batch {name!r} ({n_obs} cells): {error.found}", error.expected, error.fix) from error
+
+
+def _warn_of(names: list[Any], n: np.ndarray, var: np.ndarray, n_top_genes: int | None) -> None:
+    """Warn of batches that can choose no gene; an error if these are all, and a number of genes is wanted."""
+    still = [f"{name!r} ({cells} cells)" for name, cells, v in zip(names, n, var, strict=True) if not (v > 0).any()]
+    if not still or names == [None]:
+        return
+    if len(still) == len(names) and n_top_genes is not None:
+        raise InputError("no gene varies in any batch", "genes with different counts", "check batch_key and filters")
+    listed = ", ".join(still[:5]) + (", ..." if len(still) > 5 else "")
+    message = f"no gene varies in {len(still)} of {len(names)} batches, which choose none: {listed}"
+    warnings.warn(message, ScDaskWarning, stacklevel=4)
+
+
 def _write(adata: AnnData, table: pd.DataFrame, uns: dict[str, str]) -> None:
+    table = table.drop(columns="mean_bin", errors="ignore")
     if "dispersions_norm" in table:
         table = table.assign(dispersions_norm=table["dispersions_norm"].astype(np.float32))
     writes: dict[tuple[str, str], Any] = {("uns", "hvg"): uns}
@@ -173,19 +201,14 @@ def _by_bins(
     seurat = flavor == "seurat"
     m = hvg.group_moments(x, codes, len(names), expm1=seurat, base=base if seurat else None)
     var = variance(m)
-    per_batch = [
-        tables.dispersion_table(
-            m.mean[i],
-            var[i],
-            flavor=flavor,
-            n_top_genes=n_top_genes,
-            n_bins=n_bins,
-            expressed=None if batch_key is None else m.nnz[i] > 0,
-            index=get.names(adata, "var"),
-            **cutoffs,
-        )
-        for i in range(len(names))
-    ]
+    _warn_of(names, m.n, var, n_top_genes)
+    options: dict[str, Any] = {"flavor": flavor, "n_top_genes": n_top_genes, "n_bins": n_bins, **cutoffs}
+    options["index"] = get.names(adata, "var")
+    per_batch = []
+    for i, name in enumerate(names):
+        expressed = None if batch_key is None else m.nnz[i] > 0
+        with _of_batch(name, int(m.n[i])):
+            per_batch.append(tables.dispersion_table(m.mean[i], var[i], expressed=expressed, **options))
     return per_batch[0] if batch_key is None else tables.combine_batches(per_batch, n_top_genes=n_top_genes, **cutoffs)
 
 
@@ -205,7 +228,12 @@ def _by_curve(
     if found:
         warnings.warn(f"flavor={flavor!r} expects counts, but found {found}", CountsWarning, stacklevel=3)
     var = variance(m)
-    expected = np.stack([tables.seurat_v3_regularized(m.mean[i], var[i], span) for i in range(len(names))])
+    _warn_of(names, m.n, var, n_top_genes)
+    expected = np.ones(var.shape)
+    for i, name in enumerate(names):
+        if batch_key is None or (var[i] > 0).any():
+            with _of_batch(name, int(m.n[i])):
+                expected[i] = tables.seurat_v3_regularized(m.mean[i], var[i], span)
     clip = np.stack([tables.seurat_v3_clip(int(m.n[i]), m.mean[i], expected[i]) for i in range(len(names))])
     sums, squares = hvg.clipped(x, clip, codes)
     normalized = np.stack(
@@ -244,6 +272,7 @@ def _by_residuals(
     codes, names = get.batches(adata, batch_key)
     x = get.matrix(adata, layer)
     found = pearson.residual_variances(x, codes, len(names), float(theta), clip, chunksize)
+    _warn_of(names, found.moments.n, found.residual, n_top_genes)
     wrong = qc.not_counts(x) if check_values else None
     if wrong:
         warnings.warn(f"flavor='pearson_residuals' expects counts, but found {wrong}", CountsWarning, stacklevel=3)

@@ -6,11 +6,12 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
+import scipy.sparse as sp
 
 import sc_dask as sd
-from sc_dask.errors import CountsWarning, InputError, MissingKeyError
+from sc_dask.errors import CountsWarning, InputError, MissingKeyError, ScDaskWarning
 from sc_dask.testing import compute_counter, lazy, source_of
-from tests.laws.registry import N_VARS, counts, logged
+from tests.laws.registry import N_OBS, N_VARS, counts, logged
 
 FLAVORS = {"seurat": logged, "cell_ranger": logged, "seurat_v3": counts, "seurat_v3_paper": counts}
 COLUMNS = {
@@ -149,3 +150,55 @@ def test_hvg__genes_that_nobody_has() -> None:
     for flavor in ("seurat", "cell_ranger", "seurat_v3"):
         with pytest.raises(InputError):
             sd.pp.highly_variable_genes(lazy(adata), flavor=flavor, n_top_genes=5)
+
+
+@pytest.mark.parametrize("flavor", [*FLAVORS, "pearson_residuals"])
+@pytest.mark.parametrize("n_last", [1, 9])
+def test_hvg__a_batch_in_which_nothing_varies_chooses_no_gene(flavor: str, n_last: int) -> None:
+    """scanpy fails, or takes rounding errors of such a batch for choices: the choices of the others decide."""
+    adata = FLAVORS.get(flavor, counts)()
+    adata.obs["of"] = pd.Categorical(np.where(np.arange(N_OBS) < N_OBS - n_last, adata.obs["batch"], "still"))
+    x = adata.X.toarray()
+    x[-n_last:] = x[-1]
+    adata.X, adata.layers["dense"] = sp.csr_matrix(x), x
+    rest = adata[:-n_last].copy()
+    rest.obs["of"] = rest.obs["of"].cat.remove_unused_categories()
+    found = lazy(adata.copy())
+    clip = {"clip": 5.0} if flavor == "pearson_residuals" else {}
+    with pytest.warns(ScDaskWarning, match=rf"no gene varies in 1 of 3 batches.*'still' \({n_last} cells\)"):
+        sd.pp.highly_variable_genes(found, flavor=flavor, batch_key="of", n_top_genes=20, **clip)
+    sd.pp.highly_variable_genes(rest, flavor=flavor, batch_key="of", n_top_genes=20, **clip)  # tested against scanpy's
+    np.testing.assert_array_equal(found.var["highly_variable_nbatches"], rest.var["highly_variable_nbatches"])
+    assert found.var["highly_variable"].sum() == 20
+    surely = rest.var["highly_variable"].to_numpy()
+    if flavor in ("seurat", "cell_ranger"):  # ties are broken by a mean in which genes without counts are zeros
+        surely = rest.var["highly_variable_nbatches"].to_numpy() == 2
+    assert found.var["highly_variable"].to_numpy()[surely].all()
+
+
+def test_hvg__no_batch_varies() -> None:
+    adata = logged()
+    adata.obs["own"] = pd.Categorical(np.arange(N_OBS).astype(str))
+    for flavor in ("seurat", "cell_ranger", "seurat_v3"):
+        with pytest.raises(InputError, match="no gene varies in any batch"):
+            sd.pp.highly_variable_genes(adata.copy(), flavor=flavor, batch_key="own", n_top_genes=9, check_values=False)
+
+
+def test_hvg__errors_name_the_batch() -> None:
+    adata = counts()
+    adata.obs["of"] = pd.Categorical(np.where(np.arange(N_OBS) < N_OBS - 2, "many", "two"))
+    with pytest.raises(InputError, match=r"batch 'two' \(2 cells\): .*loess"):
+        sd.pp.highly_variable_genes(adata, flavor="seurat_v3", batch_key="of", n_top_genes=9)
+
+
+@pytest.mark.parametrize("flavor", ["seurat", "cell_ranger"])
+def test_hvg__the_table_has_scanpys_bins(flavor: str) -> None:
+    import scanpy as sc
+
+    adata, twin = logged(), lazy(logged())
+    theirs = sc.pp.highly_variable_genes(adata, flavor=flavor, inplace=False)
+    ours = sd.pp.highly_variable_genes(twin, flavor=flavor, inplace=False)
+    assert list(ours) == list(theirs) and ours["mean_bin"].dtype.name == theirs["mean_bin"].dtype.name == "category"
+    np.testing.assert_array_equal(ours["mean_bin"].cat.codes, theirs["mean_bin"].cat.codes)
+    sd.pp.highly_variable_genes(twin, flavor=flavor)
+    assert "mean_bin" not in twin.var
