@@ -275,6 +275,8 @@ def _facts(parts: Sequence[Part], fill: float) -> Facts:
     rows: dict[str, np.ndarray] = {}
     for key in ("n_genes", "totals"):
         known = [p.x.facts.rows[key] for p in parts if p.x is not None and key in p.x.facts.rows]
+        if key == "n_genes" and any(p.x is not None and "n_positive" in p.x.facts.rows for p in parts):
+            continue  # these would be missing of the other parts
         if len(known) == len(parts) and all(_keeps(p, fill, in_order=key == "totals") for p in parts):
             rows[key] = np.concatenate(known)
     return Facts(rows=rows)

@@ -13,9 +13,11 @@ from sc_dask.kernels.qc import (
     CellMetrics,
     GeneMetrics,
     cell_and_gene_metrics,
+    col_positives,
     gene_metrics,
     merge_gene_metrics,
     row_counts,
+    row_positives,
     row_totals,
 )
 
@@ -29,8 +31,7 @@ class QC:
 
 
 GENES: Reduction[GeneMetrics, GeneMetrics] = Reduction(gene_metrics, merge_gene_metrics)
-
-
+POSITIVE_CELLS: Reduction[np.ndarray, np.ndarray] = Reduction(col_positives, np.add)
 CELLS_AND_GENES: Reduction[Any, GeneMetrics] = Reduction(cell_and_gene_metrics, merge_gene_metrics)
 
 
@@ -38,31 +39,53 @@ def metrics(x: RowBlocks, qc_masks: np.ndarray, percent_top: tuple[int, ...]) ->
     """Return the QC metrics of all cells and genes; 1 pass. What was learnt is kept as facts of ``x``."""
     lazy = scan_rows(CELLS_AND_GENES, x, qc_masks=qc_masks, percent_top=percent_top)
     cells, genes = run.compute(lazy, label="qc")
-    x.facts.rows.update(totals=cells.totals, n_genes=cells.n_genes)
+    x.facts.rows["totals"] = cells.totals
+    if _no_negatives(genes):
+        x.facts.rows["n_genes"] = cells.n_genes
     keep(x, genes)
     return QC(cells, genes)
 
 
+def _no_negatives(genes: GeneMetrics) -> bool:
+    """Tell whether all values that are not 0 are above 0."""
+    return genes.min_value >= 0 and not genes.has_nan
+
+
 def keep(x: RowBlocks, genes: GeneMetrics) -> None:
     """Keep what a pass taught of the genes and values of ``x``."""
-    x.facts.cols.update(n_cells=genes.n_cells, totals=genes.totals)
+    x.facts.cols["totals"] = genes.totals
+    if _no_negatives(genes):
+        x.facts.cols["n_cells"] = genes.n_cells
     x.facts.values.update(
         min_value=genes.min_value, max_value=genes.max_value, all_integer=genes.all_integer, has_nan=genes.has_nan
     )
 
 
 def cell_facts(x: RowBlocks) -> tuple[np.ndarray, np.ndarray]:
-    """Return sums (float64) and numbers of genes (int64) of all cells, the caller's own; 1 pass, or none when known."""
-    if "totals" not in x.facts.rows or "n_genes" not in x.facts.rows:
-        totals, counts = run.compute(collect_rows(row_totals, x), collect_rows(row_counts, x), label="cells")
-        x.facts.rows.update(totals=totals, n_genes=counts)
-    return x.facts.rows["totals"].copy(), x.facts.rows["n_genes"].copy()
+    """Return sums (float64) and numbers of genes (int64) of all cells, the caller's own; 1 pass, or none when known.
+
+    A gene is counted where its value is above 0, as scanpy's filters have it.
+    """
+    rows = x.facts.rows
+    if "totals" not in rows or "n_genes" not in rows:
+        lazies = (collect_rows(kernel, x) for kernel in (row_totals, row_counts, row_positives))
+        totals, counts, positives = run.compute(*lazies, label="cells")
+        rows.update(totals=totals, n_genes=counts)
+        if not np.array_equal(counts, positives):
+            rows["n_positive"] = positives
+    return rows["totals"].copy(), rows.get("n_positive", rows["n_genes"]).copy()
 
 
 def gene_facts(x: RowBlocks) -> tuple[np.ndarray, np.ndarray]:
-    """Return sums (float64) and numbers of cells (int64) of all genes, the caller's own; 1 pass, or none when known."""
+    """Return sums (float64) and numbers of cells (int64) of all genes, the caller's own; 1 pass, or none when known.
+
+    A cell is counted where its value is above 0, as scanpy's filters have it: 1 pass more if X has negative values or
+    NaN.
+    """
     if "totals" not in x.facts.cols or "n_cells" not in x.facts.cols:
         keep(x, run.compute(reduce_rows(GENES, x), label="genes"))
+    if "n_cells" not in x.facts.cols:
+        x.facts.cols["n_cells"] = run.compute(reduce_rows(POSITIVE_CELLS, x), label="genes")
     return x.facts.cols["totals"].copy(), x.facts.cols["n_cells"].copy()
 
 

@@ -127,6 +127,20 @@ def row_counts(block: Block) -> NDArray[np.int64]:
     return _row_counts(values(block.data), block.indptr)
 
 
+def row_positives(block: Block) -> NDArray[np.int64]:
+    """Return how many values of each row are above 0, int64 of n_obs; NaN is not."""
+    if not sp.issparse(block):
+        return np.count_nonzero(block > 0, axis=1).astype(np.int64)
+    return _row_positives(values(block.data), block.indptr)
+
+
+def col_positives(block: Block) -> NDArray[np.int64]:
+    """Return how many values of each column are above 0, int64 of n_vars; NaN is not."""
+    if not sp.issparse(block):
+        return np.count_nonzero(block > 0, axis=0).astype(np.int64)
+    return np.bincount(block.indices[values(block.data) > 0], minlength=block.shape[1]).astype(np.int64)
+
+
 def col_totals(block: Block) -> NDArray[np.float64]:
     """Return the sum of each column, float64 of n_vars."""
     if not sp.issparse(block):
@@ -344,6 +358,15 @@ def _row_counts(data: Array, indptr: Array) -> Array:
     for i in range(len(indptr) - 1):
         for k in range(indptr[i], indptr[i + 1]):
             out[i] += data[k] != 0
+    return out
+
+
+@numba.njit(nogil=True, cache=True)
+def _row_positives(data: Array, indptr: Array) -> Array:
+    out = np.zeros(len(indptr) - 1, np.int64)
+    for i in range(len(indptr) - 1):
+        for k in range(indptr[i], indptr[i + 1]):
+            out[i] += data[k] > 0
     return out
 
 

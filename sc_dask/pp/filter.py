@@ -71,7 +71,8 @@ def filter_cells(
     min_counts, max_counts
         Bounds of the cell's sum.
     min_genes, max_genes
-        Bounds of the number of genes with a non-zero value.
+        Bounds of the number of genes with a value above 0 (`calculate_qc_metrics` counts values other than 0; so does
+        scanpy).
     inplace
         Subset ``data``; else return the mask and the numbers.
     copy
@@ -85,7 +86,8 @@ def filter_cells(
     ------
     obs ``n_counts`` or ``n_genes``.
 
-    Passes: 1, or 0 after `calculate_qc_metrics` on the same X. Memory: 16 bytes per cell.
+    Passes: 1, or 0 after `calculate_qc_metrics` on the same X (if it has no negative value and no NaN).
+    Memory: 16 bytes per cell.
 
     Raises
     ------
@@ -138,7 +140,7 @@ def filter_genes(
     min_counts, max_counts
         Bounds of the gene's sum.
     min_cells, max_cells
-        Bounds of the number of cells with a non-zero value.
+        Bounds of the number of cells with a value above 0.
     inplace
         Subset ``data``; else return the mask and the numbers.
     copy
@@ -152,7 +154,8 @@ def filter_genes(
     ------
     var ``n_counts`` or ``n_cells``.
 
-    Passes: 1, or 0 after `calculate_qc_metrics` on the same cells. Memory: 24 bytes per gene and thread.
+    Passes: 1, or 0 after `calculate_qc_metrics` on the same cells (1 more if X has negative values
+    or NaN). Memory: 24 bytes per gene and thread.
 
     Raises
     ------

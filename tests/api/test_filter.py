@@ -2,8 +2,10 @@ from __future__ import annotations
 
 from typing import Any
 
+import anndata as ad
 import numpy as np
 import pytest
+import scipy.sparse as sp
 
 import sc_dask as sd
 from sc_dask.array.blocks import RowBlocks
@@ -121,3 +123,25 @@ def test_filter__what_is_returned_is_the_callers_own(function: str, bound: str) 
     np.testing.assert_array_equal(again, numbers + 1000)
     sd.pp.normalize_total(adata, target_sum=1e4)
     np.testing.assert_allclose(adata.X.compute().sum(axis=1).max(), 1e4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("kind", [sp.csr_matrix, np.asarray])
+@pytest.mark.parametrize("with_nan", [False, True])
+@pytest.mark.parametrize("after_qc", [False, True])
+def test_filters__count_values_above_zero_as_scanpy(kind: Any, with_nan: bool, after_qc: bool) -> None:
+    import scanpy as sc
+
+    x = np.random.default_rng(0).normal(size=(40, 30)).round(1).astype(np.float32)
+    x[:, 3], x[5] = -1, -0.5
+    if with_nan:
+        x[7, 8] = np.nan
+    for name, function, bound in (("n_genes", "filter_cells", "min_genes"), ("n_cells", "filter_genes", "min_cells")):
+        theirs = ad.AnnData(kind(x))
+        ours = lazy(ad.AnnData(kind(x)), 3)
+        if after_qc:
+            sd.pp.calculate_qc_metrics(ours, percent_top=None)
+        getattr(sc.pp, function)(theirs, **{bound: 12})
+        getattr(sd.pp, function)(ours, **{bound: 12})
+        assert ours.shape == theirs.shape != x.shape
+        axis = "obs" if name == "n_genes" else "var"
+        assert getattr(ours, axis)[name].tolist() == getattr(theirs, axis)[name].tolist()

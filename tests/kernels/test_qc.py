@@ -128,6 +128,8 @@ def test_totals_and_counts__like_numpy(kind, dtype):
     np.testing.assert_array_equal(qc.col_totals(b), x.astype(float).sum(axis=0))
     np.testing.assert_array_equal(qc.row_counts(b), (x != 0).sum(axis=1))
     np.testing.assert_array_equal(qc.col_counts(b), (x != 0).sum(axis=0))
+    np.testing.assert_array_equal(qc.row_positives(b), (x > 0).sum(axis=1))
+    np.testing.assert_array_equal(qc.col_positives(b), (x > 0).sum(axis=0))
     assert qc.row_totals(b).dtype == qc.col_totals(b).dtype == np.float64
     assert qc.row_counts(b).dtype == qc.col_counts(b).dtype == np.int64
 
