@@ -73,6 +73,15 @@ def lazy_columns(table: Any) -> Iterator[Column]:
             yield column
 
 
+def at_hand(table: Any) -> Iterator[tuple[str, pd.Series]]:
+    """Yield name and values of the columns of a lazy table that are in memory."""
+    for key in columns(table):
+        column = _column(table.ds.variables[key])
+        data = data_of(table.ds.variables[key])
+        if isinstance(column, HeldColumn) or (column is None and isinstance(data, np.ndarray | PandasExtensionArray)):
+            yield key, load(table, key)
+
+
 class Column(BackendArray, ABC):
     """One column of a lazy table: `values` gives all of it; rows are picked afterwards, and then AnnData's way.
 

@@ -14,6 +14,8 @@ next write to the store first finishes (journal there) or forgets (no journal) w
 from __future__ import annotations
 
 import contextlib
+import glob
+import os
 import posixpath
 import shutil
 import uuid
@@ -38,6 +40,11 @@ def beside(location: Location, suffix: str) -> Location:
     return Location(f"{parent}/.{location.name}.{suffix}", location.storage_options)
 
 
+def real(location: Location) -> Location:
+    """Return the place itself where a location is a link: what it points to is written, and the link stays."""
+    return Location(os.path.realpath(location.url)) if location.is_local else location
+
+
 def remove(location: Location) -> None:
     """Remove a folder or prefix, if it is there."""
     if location.is_local:
@@ -45,7 +52,12 @@ def remove(location: Location) -> None:
         return
     fs, path = location.fs()
     with contextlib.suppress(FileNotFoundError):
-        fs.rm(path, recursive=True)
+        fs.rm(_literal(path), recursive=True)
+
+
+def _literal(path: str) -> str:
+    """Return a path whose ``*``, ``?`` and ``[`` fsspec does not take for a pattern: it would remove what fits it."""
+    return glob.escape(path)
 
 
 def move(source: Location, target: Location, *, keep: bool = False) -> None:
@@ -62,11 +74,14 @@ def move(source: Location, target: Location, *, keep: bool = False) -> None:
     keys = sorted(fs.find(old))
     chunks = [k for k in keys if posixpath.basename(k) not in ZARR_KEYS]
     metadata = [k for k in keys if posixpath.basename(k) in ZARR_KEYS]
+    is_pattern = glob.has_magic(old)  # for which fsspec would look in copying lists
     for part in (chunks, metadata):
-        if part:
+        for k in part if is_pattern else ():
+            fs.cp_file(k, new + k[len(old) :])
+        if part and not is_pattern:
             fs.copy(part, [new + k[len(old) :] for k in part])
     if not keep:
-        fs.rm(old, recursive=True)
+        fs.rm(_literal(old), recursive=True)
 
 
 # -- a new store ---------------------------------------------------------------------------------
@@ -175,7 +190,7 @@ def draft(target: Location, *, overwrite: bool) -> Draft:
     InputError
         The target is no place for a zarr store, or holds something else than one.
     """
-    if target.name.endswith((".h5ad", ".h5", ".zip", ".loom", ".csv")):
+    if target.name.lower().endswith((".h5ad", ".h5", ".zip", ".loom", ".csv")):
         raise InputError(
             f"found {target} as the output", "a path or URL that ends with .zarr", "AnnData.write_h5ad writes h5ad"
         )

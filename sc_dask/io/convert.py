@@ -35,8 +35,8 @@ OPTIONS: dict[str, tuple[str, ...]] = {
     "10x-h5": ("genome", "gex_only"),
     "10x-mtx": ("var_names", "make_unique", "gex_only", "prefix"),
     "mtx": (),
-    "csv": ("delimiter", "first_column_names"),
-    "tsv": ("delimiter", "first_column_names"),
+    "csv": ("delimiter", "first_column_names", "first_row_names"),
+    "tsv": ("delimiter", "first_column_names", "first_row_names"),
     "loom": ("obs_names", "var_names", "X_name"),
 }
 FOLDERS = ("zarr", "10x-mtx")  # their times change when something is written beside their files
@@ -86,7 +86,8 @@ def convert(
         Decoded size of one stored object.
     **options
         Of the format: ``genome``, ``gex_only`` (10x h5); ``var_names``, ``make_unique``, ``gex_only``, ``prefix``
-        (10x folder); ``delimiter``, ``first_column_names`` (tables); ``obs_names``, ``var_names``, ``X_name`` (loom).
+        (10x folder); ``delimiter``, ``first_column_names``, ``first_row_names`` (tables: what is in the first column
+        and line where these are numbers); ``obs_names``, ``var_names``, ``X_name`` (loom).
 
     Returns
     -------
@@ -115,7 +116,7 @@ def convert(
     >>> sd.read(f"{folder}/cells.zarr").shape
     (200, 300)
     """
-    source, target = Location.parse(src, storage_options), Location.parse(out, out_storage_options)
+    source, target = Location.parse(src, storage_options), commit.real(Location.parse(out, out_storage_options))
     kind = _kind(source)
     unknown = sorted(set(options) - set(OPTIONS[kind]))
     if unknown:
@@ -135,7 +136,7 @@ def convert(
         commit.remove(spill.location)
         try:
             adata = open_any(kind, source, spill, options)
-            keys.check(adata)
+            keys.check(adata, target)
             _write(adata, place, _key(kind, source, adata, options, shard_bytes), kind, resume, shard_bytes)
             if kind not in FOLDERS and fingerprint(source) != stamp:
                 place.abandon()
@@ -194,6 +195,7 @@ def _write(adata: AnnData, place: commit.Draft, key: str, kind: str, resume: boo
     else:
         place.begin(key=key)
     try:
+        write_elements(adata, place.place)
         for path, x in matrices(adata):
             rows = from_array(x)
             narrowed = path == "X" and kind in FLOAT32_X and rows.dtype.kind == "f"
@@ -208,7 +210,6 @@ def _write(adata: AnnData, place: commit.Draft, key: str, kind: str, resume: boo
                 shard_bytes=shard_bytes,
             )
             place.check_own()
-        write_elements(adata, place.place)
     except (FormatError, InputError, DiffersError):
         place.abandon()
         raise

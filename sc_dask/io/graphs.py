@@ -52,7 +52,7 @@ def stored(key: str, value: Any, place: Location) -> Any:
             "a folder that this machine sees",
             f"run pp.neighbors again, or del adata.uns[{key!r}]",
         )
-    name = f"{PLACE}/{key.replace('/', '-')}-{uuid.uuid4().hex[:8]}"
+    name = f"{PLACE}/{key.replace('/', '-')[:40]}-{uuid.uuid4().hex[:8]}"
     files = [p for p in Path(folder).iterdir() if p.is_file() and not p.name.startswith(".")]
     if place.is_local:
         at = place.path / name

@@ -138,7 +138,7 @@ def _attributes(group: Any, names: str, n: int, location: Location) -> tuple[pd.
     columns: dict[str, np.ndarray] = {}
     wide: dict[str, np.ndarray] = {}
     for key in group:
-        values = _decoded(group[key][()])
+        values = _decoded(group[key][()], f"{location}: {group.name}/{key}")
         if values.ndim == 0 or len(values) != n:
             raise FormatError(f"{location}: {group.name}/{key} has shape {values.shape}", f"{n} values")
         if values.ndim > 1 and values.shape[1] > 1:
@@ -152,9 +152,12 @@ def _attributes(group: Any, names: str, n: int, location: Location) -> tuple[pd.
     return pd.DataFrame(columns, index=frame_index), wide
 
 
-def _decoded(values: np.ndarray) -> np.ndarray:
-    """Return text as loompy does: bytes as ascii, XML entities resolved."""
+def _decoded(values: np.ndarray, name: str) -> np.ndarray:
+    """Return text with XML entities resolved, as loompy does, which writes ASCII; others write UTF-8."""
     if values.dtype.kind not in "SUO":
         return values
-    words = (v.decode("ascii", "ignore") if isinstance(v, bytes) else str(v) for v in values.ravel())
+    try:
+        words = [v.decode() if isinstance(v, bytes) else str(v) for v in values.ravel()]
+    except UnicodeDecodeError as e:
+        raise FormatError(f"{name} holds text that is not UTF-8: {e}", "UTF-8", "write the attribute again") from e
     return np.array([html.unescape(w) for w in words], dtype=object).reshape(values.shape)

@@ -14,6 +14,7 @@ from uuid import uuid4
 
 import numpy as np
 import zarr
+from dask.base import tokenize
 
 from sc_dask.array.blocks import RowBlocks, each_block, from_source
 from sc_dask.array.chunks import cut_dense, cut_rows, default_block_bytes
@@ -226,7 +227,7 @@ def write_matrix(
     foreign = isinstance(x.expression.source, ForeignSource)
     once = foreign or x.expression.source.read_once
     begun = _begun(x, location, path) if resume and not foreign else None
-    aside = beside(location, f"spill-{path.replace('/', '-')}")
+    aside = beside(location, f"spill-{tokenize(path)}")  # a name as long as a key could be would be too long
     try:
         if once and begun is None:
             x = spilled(x, aside)

@@ -5,11 +5,12 @@ Every reader and writer takes a `Location`; nothing below this module parses a p
 
 from __future__ import annotations
 
-import asyncio
+import bz2
 import contextlib
 import gzip
 import os
 import posixpath
+import re
 import uuid
 import warnings
 import zipfile
@@ -21,12 +22,12 @@ from typing import Any, BinaryIO, Literal
 import zarr
 import zarr.storage
 from fsspec import __version__ as fsspec_version
+from fsspec import available_protocols, filesystem
 from fsspec.core import split_protocol, url_to_fs
 from zarr.abc.store import Store
 
 from sc_dask.errors import FormatError, InputError, StoreError
 from sc_dask.outside.fsspec import READS_ZIP_BEHIND_URL, reads_zip_behind_url
-from sc_dask.outside.zarr import sync
 
 HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
 ZARR_KEYS = ("zarr.json", ".zgroup", ".zmetadata", ".zarray")
@@ -75,13 +76,13 @@ class Location:
         """
         if isinstance(path, Location):
             return cls(path.url, dict(storage_options)) if storage_options else path
-        if not isinstance(path, str | os.PathLike) or not os.fspath(path):
+        if not isinstance(path, str | bytes | os.PathLike) or not os.fspath(path):
             raise InputError(f"found {path!r} as a path", "a path or a URL such as s3://bucket/atlas.zarr")
-        url = os.fspath(path)
-        protocol, rest = (None, url) if "::" in url else split_protocol(url)
+        url = os.fsdecode(path)
+        protocol, rest = (None, url) if isinstance(path, Path) else _split(url)
         if protocol and not rest.strip("/"):
             raise InputError(f"found {url!r} as a path", "a path or a URL such as s3://bucket/atlas.zarr")
-        if "::" in url or protocol not in (None, "file", "local"):
+        if protocol not in (None, "file", "local"):
             return cls(url.rstrip("/"), dict(storage_options or {}))
         if storage_options:
             raise InputError(
@@ -89,12 +90,12 @@ class Location:
                 "a URL, for instance s3://bucket/atlas.zarr",
                 "leave storage_options out",
             )
-        return cls(os.path.abspath(os.path.expanduser(rest)))
+        return cls(os.path.abspath(rest if os.path.lexists(rest) else os.path.expanduser(rest)))
 
     @property
     def is_local(self) -> bool:
-        """Whether the location is a path of this machine."""
-        return "://" not in self.url and "::" not in self.url
+        """Whether the location is a path of this machine; paths are absolute, URLs begin with a protocol."""
+        return os.path.isabs(self.url)
 
     @property
     def path(self) -> Path:
@@ -106,12 +107,15 @@ class Location:
     @property
     def name(self) -> str:
         """The last part: a file's name."""
-        return posixpath.basename(self.url.split("::")[0].split("?")[0].replace(os.sep, "/"))
+        if self.is_local:
+            return os.path.basename(self.url)
+        url = self.url.split("::")[0]
+        return posixpath.basename(url.split("?")[0] if url.startswith("http") else url)
 
     @property
     def is_zip(self) -> bool:
         """Whether the location is one zip file that holds a zarr store."""
-        return self.name.endswith(".zip")
+        return self.name.lower().endswith(".zip")
 
     def __str__(self) -> str:
         return self.url
@@ -127,8 +131,12 @@ class Location:
         StoreError
             If no filesystem knows the URL's protocol, or its package is not installed.
         """
+        if self.is_local:
+            return filesystem("file", use_listings_cache=False), self.url
         try:
             fs, path = url_to_fs(self.url, **self.storage_options)
+        except FileNotFoundError as err:  # of a chain
+            raise _missing(self) from err
         except (ValueError, ImportError) as err:
             raise StoreError(
                 f"found the URL {self.url}, which cannot be opened: {err}",
@@ -137,6 +145,18 @@ class Location:
             ) from err
         fs.invalidate_cache()  # other processes write too, so what was listed before may be wrong
         return fs, path
+
+
+def _split(text: str) -> tuple[str | None, str]:
+    """Return protocol and rest of a URL, or None and the path; what exists on this machine is a path."""
+    if os.path.lexists(text):
+        return None, text
+    first, *chained = text.split("::")
+    found = re.match(r"([A-Za-z][A-Za-z0-9+.-]*)://", first)
+    local = found is not None and found[1].lower() in ("file", "local")
+    if chained and not local and (found or first in available_protocols()):
+        return found[1] if found else first, text
+    return (found[1].lower(), text[found.end() :]) if found else (None, text)
 
 
 def _info(location: Location) -> dict[str, Any] | None:
@@ -281,26 +301,6 @@ def open_group(location: Location, mode: Literal["r", "r+", "a", "w", "w-"] = "r
         raise FormatError(f"{location} has damaged zarr metadata: {err}", "zarr v2 or v3 metadata") from err
 
 
-@contextlib.contextmanager
-def batched(root: zarr.Group) -> Iterator[zarr.Group]:
-    """Yield an empty group to write small elements into; when the block ends, they are in ``root``.
-
-    zarr writes one object after the other, with about ten requests an array. For a bucket they are made in memory and
-    sent together; on a local disk the group is ``root`` itself. Memory: the encoded elements.
-    """
-    if isinstance(root.store, zarr.storage.LocalStore):
-        yield root
-        return
-    objects: dict[str, Any] = {}
-    yield zarr.open_group(zarr.storage.MemoryStore(objects), mode="w", zarr_format=root.metadata.zarr_format)
-    prefix = f"{root.path}/" if root.path else ""
-
-    async def send() -> None:
-        await asyncio.gather(*(root.store.set(prefix + key, value) for key, value in objects.items() if "/" in key))
-
-    sync(send())
-
-
 def open_file(location: Location) -> BinaryIO:
     """Open a file for random reading.
 
@@ -339,7 +339,7 @@ def sniff(location: Location) -> Kind:
         If it is of no kind that is read or converted; says what was found.
     """
     location.fs()  # says in plain words what is wrong with the URL
-    info = None if location.name.endswith(".zarr") and not location.is_local else _info(location)
+    info = None if location.name.lower().endswith(".zarr") and not location.is_local else _info(location)
     if info is None or info["type"] == "directory":
         return _sniff_folder(location, found=info is not None)
     with open_file(location) as f:
@@ -348,11 +348,11 @@ def sniff(location: Location) -> Kind:
             return _sniff_hdf5(location)
         if head.startswith(b"PK\x03\x04"):
             return _sniff_zip(location, f)
-    if head.startswith(b"\x1f\x8b"):
-        head = _gunzipped_head(location)
-    if head.startswith(b"%%MatrixMarket"):
+    if head.startswith((b"\x1f\x8b", b"BZh")):
+        head = _decompressed_head(location, head)
+    if head[:14].lower() == b"%%matrixmarket":
         return "mtx"
-    name = location.name.lower().removesuffix(".gz")
+    name = location.name.lower().removesuffix(".gz").removesuffix(".bz2")
     kind = _TEXT_KINDS.get(os.path.splitext(name)[1])
     if kind == "mtx" or (kind and b"\0" in head):
         raise FormatError(f"{location} does not hold what its name says", "text" if kind != "mtx" else "%%MatrixMarket")
@@ -374,10 +374,11 @@ def _magic_at(f: BinaryIO, offset: int) -> bool:
     return f.read(len(HDF5_MAGIC)) == HDF5_MAGIC
 
 
-def _gunzipped_head(location: Location) -> bytes:
-    with open_file(location) as f, contextlib.suppress(EOFError, OSError), gzip.open(f) as text:
+def _decompressed_head(location: Location, head: bytes) -> bytes:
+    name, opened = ("gzip", gzip.open) if head.startswith(b"\x1f\x8b") else ("bzip2", bz2.open)
+    with open_file(location) as f, contextlib.suppress(EOFError, OSError), opened(f) as text:
         return text.read(512)
-    raise FormatError(f"{location} is a damaged gzip file", "a whole gzip file", "fetch it again")
+    raise FormatError(f"{location} is a damaged {name} file", f"a whole {name} file", "fetch it again")
 
 
 def _sniff_folder(location: Location, found: bool) -> Kind:

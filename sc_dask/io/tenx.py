@@ -71,21 +71,22 @@ def read_h5(location: Location, *, genome: str | None = None, gex_only: bool = T
 def _read_v3(group: Any, location: Location) -> tuple[pd.DataFrame, pd.DataFrame, Any]:
     if "features" not in group:
         raise FormatError(f"{location} has no /matrix/features", "a file of Cell Ranger 3 or later")
-    features = group["features"]
+    features, (n_vars, n_obs) = group["features"], shape_of(group, location)
     id_key = "gene_id" if "gene_id" in features else "id"
-    var = {"gene_ids": _text(features, id_key, location)}
+    var = {"gene_ids": _text(features, id_key, location, n_vars)}
     if id_key == "gene_id":
-        var["probe_ids"] = _text(features, "id", location)
-    var["feature_types"] = _text(features, "feature_type", location)
+        var["probe_ids"] = _text(features, "id", location, n_vars)
+    var["feature_types"] = _text(features, "feature_type", location, n_vars)
     for key, item in features.items():
         if hasattr(item, "dtype") and key not in _NOT_COLUMNS and item.shape == features[id_key].shape:
-            var[key] = item[()].astype(bool) if item.dtype.kind == "b" else _text(features, key, location)
+            var[key] = item[()].astype(bool) if item.dtype.kind == "b" else _text(features, key, location, n_vars)
     obs = {}
     if "filtered_barcodes" in group:
+        _check_length(group, "filtered_barcodes", location, n_obs)
         obs["filtered_barcodes"] = group["filtered_barcodes"][()].astype(bool)
     return (
-        pd.DataFrame(obs, index=_names(_text(group, "barcodes", location))),
-        pd.DataFrame(var, index=_names(_text(features, "name", location))),
+        pd.DataFrame(obs, index=_names(_text(group, "barcodes", location, n_obs))),
+        pd.DataFrame(var, index=_names(_text(features, "name", location, n_vars))),
         _matrix(group, location),
     )
 
@@ -99,18 +100,46 @@ def _read_v2(f: Any, location: Location, genome: str | None) -> tuple[pd.DataFra
     if genome is not None and genome not in genomes:
         raise InputError(f"genome {genome!r} is not in {location}", f"one of {genomes}", "give genome=")
     group = f[genome or genomes[0]]
-    obs = pd.DataFrame(index=_names(_text(group, "barcodes", location)))
-    gene_names = _names(_text(group, "gene_names", location))
-    var = pd.DataFrame({"gene_ids": _text(group, "genes", location)}, index=gene_names)
+    n_vars, n_obs = shape_of(group, location)
+    obs = pd.DataFrame(index=_names(_text(group, "barcodes", location, n_obs)))
+    gene_names = _names(_text(group, "gene_names", location, n_vars))
+    var = pd.DataFrame({"gene_ids": _text(group, "genes", location, n_vars)}, index=gene_names)
     return obs, var, _matrix(group, location)
 
 
-def _text(group: Any, key: str, location: Location) -> np.ndarray:
+def shape_of(group: Any, location: Location) -> tuple[int, int]:
+    """Return how many genes and cells a 10x matrix says that it has.
+
+    Raises
+    ------
+    FormatError
+        It does not say so.
+    """
+    if "shape" not in group or group["shape"].shape != (2,):
+        raise FormatError(f"{location} has no {group.name}/shape of two numbers", "a 10x feature-barcode matrix")
+    n_vars, n_obs = (int(n) for n in group["shape"][()])
+    return n_vars, n_obs
+
+
+def _check_length(group: Any, key: str, location: Location, n: int) -> None:
     if key not in group:
         raise FormatError(f"{location} has no {group.name}/{key}", "a 10x feature-barcode matrix")
+    if group[key].shape != (n,):
+        raise FormatError(
+            f"{location}: {group.name}/{key} has shape {group[key].shape}",
+            f"{n} values, as the shape of the matrix says",
+            "fetch the file again",
+        )
+
+
+def _text(group: Any, key: str, location: Location, n: int) -> np.ndarray:
+    _check_length(group, key, location, n)
     values = group[key][()]
     if values.dtype.kind in "SO":
-        values = np.array([v.decode() if isinstance(v, bytes) else str(v) for v in values], dtype=object)
+        try:
+            values = np.array([v.decode() if isinstance(v, bytes) else str(v) for v in values], dtype=object)
+        except UnicodeDecodeError as e:
+            raise FormatError(f"{location}: {group.name}/{key} holds text that is not UTF-8: {e}", "UTF-8") from e
     return values.astype(str).astype(object)  # type: ignore[no-any-return]
 
 
@@ -119,9 +148,7 @@ def _names(values: np.ndarray) -> pd.Index:
 
 
 def _matrix(group: Any, location: Location) -> Any:
-    if "shape" not in group:
-        raise FormatError(f"{location} has no {group.name}/shape", "a 10x feature-barcode matrix")
-    n_vars, n_obs = (int(n) for n in group["shape"][()])
+    n_vars, n_obs = shape_of(group, location)
     source = H5CSRSource.of(location, group, (n_obs, n_vars))
     nnz_bytes = 4 + source.dtype.itemsize
     return from_source(source, cut_row_pieces(source.opened().indptr_pieces(), default_block_bytes(), nnz_bytes))
@@ -173,7 +200,7 @@ def read_mtx(
         index = anndata.utils.make_index_unique(index) if make_unique else index
         var = pd.DataFrame({"gene_ids": genes[0].to_numpy()}, index=index)
     else:
-        var = pd.DataFrame({"gene_symbols": symbols.to_numpy()}, index=_names(genes[0].astype(str).to_numpy()))
+        var = pd.DataFrame({"gene_symbols": symbols.to_numpy()}, index=_names(genes[0].to_numpy()))
     is_legacy = files["genes"].removesuffix(".gz").endswith("genes.tsv")
     if not is_legacy and genes.shape[1] > 2:
         var["feature_types"] = genes[2].to_numpy()
@@ -194,7 +221,7 @@ def read_mtx(
 
 def _folder_files(location: Location, prefix: str | None) -> tuple[Location, dict[str, str]]:
     """Return the folder and the names of its matrix, genes and barcodes files."""
-    if location.name.endswith((".mtx", ".mtx.gz")):
+    if location.name.lower().endswith((".mtx", ".mtx.gz")):
         if prefix is None:
             prefix = location.name.removesuffix(".gz").removesuffix("matrix.mtx")
         location = Location(posixpath.dirname(location.url), location.storage_options)
@@ -232,7 +259,7 @@ def has_companions(location: Location) -> bool:
 def _tsv(location: Location) -> pd.DataFrame:
     with open_stream(location) as f:
         try:
-            table = pd.read_csv(f, sep="\t", header=None, na_filter=False)
+            table = pd.read_csv(f, sep="\t", header=None, na_filter=False, dtype=str)  # 00017 is a name, not 17
         except pd.errors.EmptyDataError as e:
             raise FormatError(f"{location} is empty", "a name in each line") from e
     return table

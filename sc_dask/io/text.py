@@ -13,6 +13,7 @@ from __future__ import annotations
 import bz2
 import contextlib
 import gzip
+import re
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -40,13 +41,15 @@ ENTRY = np.dtype([("row", "<i4"), ("col", "<i4"), ("value", "<f8")])
 
 @contextlib.contextmanager
 def open_stream(location: Location) -> Iterator[Any]:
-    """Open a file for reading its decompressed bytes (``.gz``, ``.bz2`` by suffix); damage becomes `FormatError`."""
+    """Open a file for reading its bytes, decompressed if they begin as gzip's or bzip2's; damage: `FormatError`."""
     try:
         with open_file(location) as raw:
-            if location.name.endswith(".gz"):
+            head = raw.read(3)
+            raw.seek(0)
+            if head.startswith(b"\x1f\x8b"):
                 with gzip.open(raw, "rb") as f:
                     yield f
-            elif location.name.endswith(".bz2"):
+            elif head == b"BZh":
                 with bz2.open(raw, "rb") as f:
                     yield f
             else:
@@ -100,6 +103,8 @@ def read_header(f: IO[bytes], location: Location) -> MtxHeader:
         sizes = [int(w) for w in line.split()]
         n_rows, n_cols = sizes[:2]
         n_entries = n_rows * n_cols if layout == "array" else sizes[2]
+        if min(sizes) < 0:
+            raise ValueError(sizes)
     except (ValueError, IndexError) as e:
         raise FormatError(f"{location}: line of sizes {line[:80]!r}", "rows, columns and entries") from e
     return MtxHeader(layout, value, symmetry, n_rows, n_cols, n_entries)
@@ -111,7 +116,9 @@ def _entries(
     """Yield (row, column, value) in chunks, from 0, exactly as many as the header says."""
     names = ["value"] if header.layout == "array" else ["row", "col", "value"][: 2 if header.field == "pattern" else 3]
     dtype = {"row": np.int64, "col": np.int64, "value": np.int64 if "integer" in header.field else np.float64}
-    n_seen = 0
+    n_seen, first = 0, f.peek(1).split(b"\n")[0] if hasattr(f, "peek") else b""
+    if first.strip() and not first.startswith(b"%") and len(first.split()) > len(names):  # pandas would drop the rest
+        raise FormatError(f"{location}: the first entry is {first[:80]!r}", f"{len(names)} numbers a line")
     try:
         chunks = pd.read_csv(
             f,
@@ -208,6 +215,8 @@ class Buckets:
 
     def add(self, row: np.ndarray, col: np.ndarray, value: np.ndarray) -> None:
         """Deal out a chunk of entries."""
+        if not len(row):
+            return
         bucket = row // self._rows
         order = np.argsort(bucket, kind="stable")
         packed = np.empty(len(row), ENTRY)
@@ -250,7 +259,17 @@ class TableHead:
     has_row_names: bool
 
 
-def _is_float(word: str) -> bool:
+# what stands above names, not above values
+_CORNERS = {"barcode", "barcodes", "cell", "cells", "cell_barcode", "cell_id", "cellid", "cell_name", "gene", "genes"}
+_CORNERS |= {"gene_id", "gene_name", "gene_symbol", "id", "index", "name", "names", "obs", "obs_names", "sample"}
+_CORNERS |= {"samples", "symbol", "var_names"}
+
+
+def _is_number(word: str) -> bool:
+    """Tell whether a field is a number: ``007`` is a name, as is what stands in quotes."""
+    digits = word.strip().lstrip("+-")
+    if digits[:1] == "0" and digits[1:2].isdigit():
+        return False
     try:
         float(word)
     except ValueError:
@@ -258,17 +277,87 @@ def _is_float(word: str) -> bool:
     return True
 
 
-def read_head(lines: Iterator[str], delimiter: str | None, first_column_names: bool | None, location: Any) -> TableHead:
+def _fields(line: str, delimiter: str | None) -> list[str]:
+    """Return the fields of a line, quotes kept; a delimiter in quotes is text."""
+    if delimiter is None or '"' not in line:
+        return line.split(delimiter)
+    found, quoted = [""], False
+    for part in re.split(f'("|{re.escape(delimiter)})', line):
+        quoted ^= part == '"'
+        if part == delimiter and not quoted:
+            found.append("")
+        else:
+            found[-1] += part
+    return found
+
+
+def _unquoted(field: str) -> str:
+    field = field.strip()
+    return field[1:-1].replace('""', '"') if len(field) > 1 and field[0] == field[-1] == '"' else field.strip('"')
+
+
+def read_head(
+    lines: Iterator[str],
+    delimiter: str | None,
+    first_column_names: bool | None,
+    location: Any,
+    first_row_names: bool | None = None,
+) -> TableHead:
     """Find column names, row names and the first row of numbers by anndata's rules (``anndata.io.read_text``).
 
-    The first line holds column names if its last field is no number, else the last comment line does, else columns
-    are numbered. The first column holds row names if one of the first two rows begins with something that is no
-    number, if ``first_column_names`` says so, or if the first line has one field less than the second.
+    The first line holds column names if its last field is no number, its first one is empty, or it has one field less
+    than the second line, or if ``first_row_names`` says so; else the last comment line does, else columns are
+    numbered. The first column holds row names if one of the first two rows begins with something that is no number, if
+    the first line begins with an empty field or has one less, or if ``first_column_names`` says so.
+
+    Raises
+    ------
+    FormatError
+        It is no table; or it cannot be told whether numbers in the first line or column are names.
     """
+    comments, rows = _first_rows(lines, delimiter, location)
+    top = _unquoted(rows[0][1][0]).lower()
+    is_short = len(rows) > 1 and len(rows[0][1]) == len(rows[1][1]) - 1
+    is_cornered = len(rows) > 1 and (top == "" or is_short)
+    header = None
+    if first_row_names or (
+        first_row_names is None and (not _is_number(rows[0][1][-1]) or is_cornered or top == "unnamed: 0")
+    ):
+        header = rows.pop(0)[1]
+    if not rows:
+        raise FormatError(f"{location}: a line of names and no rows", "a table of cells by genes")
+    named = bool(first_column_names) or any(not _is_number(r[0]) for _, r in rows[:2])
+    if header is not None and is_cornered and first_column_names is None:
+        named = True
+    if first_row_names is None and header is None and not comments:
+        _refuse_numbers_as_names(rows[0][1], top, location)
+    n_fields = len(rows[0][1])
+    if first_column_names is None and not named and header is not None and len(header) == n_fields and top in _CORNERS:
+        raise FormatError(
+            f"{location}: the first column is called {top!r} and holds numbers",
+            "to know whether they are names of cells",
+            "give first_column_names=True if they are, False if it is a gene",
+        )
+    n_vars = n_fields - named
+    if n_vars < 1:
+        raise FormatError(f"{location}: names and no numbers", "a table of cells by genes")
+    if header is None:
+        header = comments[-1].split() if comments else [str(i) for i in range(n_vars)]
+    if len(header) > n_vars:
+        header = header[1:]
+    if len(header) != n_vars:
+        raise FormatError(f"{location}: {len(header)} column names and {n_vars} columns", "a name for each column")
+    return TableHead(rows[0][0], n_fields, [_unquoted(h) for h in header], named)
+
+
+def _first_rows(
+    lines: Iterator[str], delimiter: str | None, location: Any
+) -> tuple[list[str], list[tuple[int, list[str]]]]:
+    """Return the comments and the first three rows, each with the number of its line."""
     comments: list[str] = []
     rows: list[tuple[int, list[str]]] = []
     for i, line in enumerate(lines):
-        line = line.rstrip("\r\n")
+        line = line.rstrip("\r\n").removeprefix("\ufeff" if i == 0 else "")
         if not line:
             continue
         if not rows and line.startswith("#"):
@@ -280,35 +369,34 @@ def read_head(lines: Iterator[str], delimiter: str | None, first_column_names: b
                 "a table of cells by genes",
                 "give delimiter=",
             )
-        rows.append((i, line.split(delimiter)))
+        rows.append((i, _fields(line, delimiter)))
         if len(rows) == 3:
             break
     if not rows:
         raise FormatError(f"{location}: no lines", "a table of cells by genes")
-    comments = [c for c in comments if c]
-    header = None
-    if not _is_float(rows[0][1][-1]):
-        header = rows.pop(0)[1]
-    if not rows:
-        raise FormatError(f"{location}: a line of names and no rows", "a table of cells by genes")
-    named = bool(first_column_names) or any(not _is_float(r[0]) for _, r in rows[:2])
-    if header is None and len(rows) > 1 and not named and len(rows[0][1]) != len(rows[1][1]):
-        header, named = [str(int(float(w))) for w in rows.pop(0)[1]], True
-    n_fields = len(rows[0][1])
-    n_vars = n_fields - named
-    if n_vars < 1:
-        raise FormatError(f"{location}: names and no numbers", "a table of cells by genes")
-    if header is None:
-        header = comments[-1].split() if comments else [str(i) for i in range(n_vars)]
-    if len(header) > n_vars:
-        header = header[1:]
-    if len(header) != n_vars:
-        raise FormatError(f"{location}: {len(header)} column names and {n_vars} columns", "a name for each column")
-    return TableHead(rows[0][0], n_fields, [h.strip('"') for h in header], named)
+    return [c for c in comments if c], rows
+
+
+def _refuse_numbers_as_names(row: list[str], top: str, location: Any) -> None:
+    """Refuse a first row that may be names of genes: whole numbers, each of another value, after a name."""
+    values = [v.strip() for v in row[1:]]
+    if _is_number(row[0]) or not all(v.isdigit() for v in values):
+        return
+    if top in _CORNERS or (len(values) > 1 and len(set(values)) == len(values)):
+        raise FormatError(
+            f"{location}: the first line is {top!r} and whole numbers, no two of which are equal",
+            "to know whether they are names of genes",
+            f"give first_row_names=True if they are, False if it is a cell called {_unquoted(row[0])!r}",
+        )
 
 
 def read_table(
-    location: Location, spill: Spill, *, delimiter: str | None = ",", first_column_names: bool | None = None
+    location: Location,
+    spill: Spill,
+    *,
+    delimiter: str | None = ",",
+    first_column_names: bool | None = None,
+    first_row_names: bool | None = None,
 ) -> AnnData:
     """Read a table of cells by genes, as ``anndata.io.read_csv`` (a delimiter) or ``read_text`` (None: white space) do.
 
@@ -326,7 +414,7 @@ def read_table(
         if first[0].split() == ["gene", "cell", "count"]:
             return read_umi_tools(location, spill)
         lines = (line.decode() for line in f)
-        head = read_head(chain(first, lines), delimiter, first_column_names, location)
+        head = read_head(chain(first, lines), delimiter, first_column_names, location, first_row_names)
     n_vars = len(head.col_names)
     names: list[np.ndarray] = []
     n_obs = 0

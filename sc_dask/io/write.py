@@ -6,6 +6,8 @@ Matrices (X, layers, raw, and whatever is lazy in obsm and obsp) are written sha
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import os
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -20,6 +22,7 @@ from anndata.experimental import write_dispatched
 from anndata.experimental.backed import Dataset2D
 from dask.array import Array as DaskArray
 
+from sc_dask import work
 from sc_dask.array.blocks import RowBlocks, from_array
 from sc_dask.array.concat import sources
 from sc_dask.array.expr import Expr
@@ -27,9 +30,11 @@ from sc_dask.array.layer import ForeignSource
 from sc_dask.errors import InputError, StoreError, TakenOverError
 from sc_dask.io import commit, graphs, keys
 from sc_dask.io import layout as disk
+from sc_dask.io.columns import storable, storable_column, storable_table
 from sc_dask.io.matrix import Written, shard_memory, write_matrix
-from sc_dask.io.store import Location, batched, exists, inside, open_group, quiet, revision_of, same_place
+from sc_dask.io.store import Location, exists, inside, open_group, quiet, revision_of, same_place
 from sc_dask.outside.anndata import named_layers
+from sc_dask.outside.zarr import sync
 from sc_dask.price import MIB, Price, Size, priced
 from sc_dask.slots import columns, in_memory, is_lazy, lazy_columns, load, names
 
@@ -98,9 +103,9 @@ def write(
     >>> ad.read_zarr(folder / "small.zarr").shape
     (3, 3)
     """
-    target = Location.parse(path, storage_options)
-    keys.check(adata)
-    if target.name.endswith(".h5ad"):
+    target = commit.real(Location.parse(path, storage_options))
+    keys.check(adata, target)
+    if keys.is_h5ad(target):
         if update or narrow or shard_bytes != disk.SHARD_BYTES:
             raise InputError("found update, narrow or shard_bytes for an h5ad file", "a zarr store", "leave them out")
         _write_h5ad(adata, target, overwrite)
@@ -115,10 +120,10 @@ def write(
         place = commit.draft(target, overwrite=overwrite)
         place.begin()
         try:
+            write_elements(adata, place.place)  # first: what cannot be stored is found before X is read
             for where, x in matrices(adata):
                 write_one(x, place.place, where, narrow=narrow, shard_bytes=shard_bytes)
                 place.check_own()
-            write_elements(adata, place.place)
             place.publish()
         except TakenOverError:
             raise  # what stands there is another writer's
@@ -134,13 +139,16 @@ def _write_h5ad(adata: AnnData, target: Location, overwrite: bool) -> None:
         raise StoreError(
             f"there is something at {target} already", "a new path", "choose another path, or overwrite=True"
         )
-    if is_lazy(adata.obs) or is_lazy(adata.var):
-        parts = {name: dict(getattr(adata, name)) for name in MAPPINGS}
-        tables = {name: in_memory(getattr(adata, name)) for name in ("obs", "var")}
-        raw = adata.raw and {"X": adata.raw.X, "var": adata.raw.var, "varm": dict(adata.raw.varm)}
-        adata = AnnData(adata.X, **tables, uns=dict(adata.uns), layers=dict(named_layers(adata)), **parts, raw=raw)
-    with commit.writing(target):
-        adata.write_h5ad(target.path, convert_strings_to_categoricals=False)
+    if target.path.is_dir():
+        raise InputError(f"{target} is a folder, so it is not overwritten", "an h5ad file or a free path")
+    with commit.writing(target), work.replacing("h5ad", target.path) as place:
+        import h5py
+
+        with h5py.File(place, "w") as root:
+            root.attrs.update({"encoding-type": "anndata", "encoding-version": "0.1.0"})
+            _write_small(adata, root, None)
+            for path, x in matrices(adata):
+                write_element(root, path, x)
 
 
 def matrices(adata: AnnData) -> Iterator[tuple[str, Any]]:
@@ -183,58 +191,66 @@ def write_one(
 # -- small elements ------------------------------------------------------------------------------
 
 
-def elements(adata: AnnData, place: Location) -> Iterator[tuple[str, Any]]:
-    """Yield path and value of every element that AnnData's own writer writes; landmark graphs are put to ``place``."""
-    yield "obs", _storable(adata.obs)
-    yield "var", _storable(adata.var)
+def elements(adata: AnnData, place: Location | None) -> Iterator[tuple[str, Any]]:
+    """Yield path and value of every element that AnnData's own writer writes.
+
+    Landmark graphs are put to ``place``, the store; None: an HDF5 file, which names them where they are.
+    """
+    h5 = place is None
+    for axis in ("obs", "var"):
+        yield axis, _table(getattr(adata, axis), axis, h5)
     for slot in MAPPINGS:
         for key, value in getattr(adata, slot).items():
             if not _is_lazy_matrix(value):
-                yield f"{slot}/{key}", _storable(value) if isinstance(value, pd.DataFrame) else value
+                yield f"{slot}/{key}", storable(value, f"{slot}[{key!r}]", h5=h5)
     for key, value in adata.uns.items():
-        yield f"uns/{key}", graphs.stored(key, keys.with_safe_names(f"uns[{key!r}]", value), place)
+        named = keys.with_safe_names(f"uns[{key!r}]", storable(value, f"uns[{key!r}]", h5=h5))
+        yield f"uns/{key}", named if place is None else graphs.stored(key, named, place)
 
 
-def _storable(frame: Any) -> Any:
-    """Return a frame with plain text as names, and Python strings with missing values among them as categorical.
-
-    The spec has no nullable names, and no other place for missing values among Python strings. A lazy table is
-    returned as it is: its columns are seen to one by one (`_write_lazy_table`).
-    """
-    if is_lazy(frame):
-        return frame
-    lacking = [c for c, column in frame.items() if _is_lacking_text(column)]
-    out = frame.astype(dict.fromkeys(lacking, "category")) if lacking else frame
-    if isinstance(out.index.dtype, pd.StringDtype):
-        out = out.set_axis(out.index.astype(object), axis=0)
-        if out.index.name in out.columns:  # anndata allows the name twice where both are the same, of one type
-            out = out.assign(**{out.index.name: out[out.index.name].astype(object)})
-    return out
-
-
-def _is_lacking_text(column: pd.Series) -> bool:
-    return (
-        column.dtype == object
-        and bool(column.isna().any())
-        and pd.api.types.infer_dtype(column, skipna=True) == "string"
-    )
+def _table(table: Any, name: str, h5: bool) -> Any:
+    """Return a table as a file holds it; a lazy one as it is for zarr, whose columns are written one by one."""
+    return table if is_lazy(table) and not h5 else storable_table(in_memory(table), name, h5=h5)
 
 
 def write_elements(adata: AnnData, place: Location) -> None:
     """Write all but the matrices of a new store."""
-    root = open_group(place, mode="r+", use_consolidated=False)
+    _write_small(adata, open_group(place, mode="r+", use_consolidated=False), place)
+
+
+def _write_small(adata: AnnData, root: Any, place: Location | None) -> None:
+    """Write all but the matrices to an empty group of zarr or, without a place, of HDF5."""
     for slot in ("layers", "uns", *MAPPINGS):
         root.require_group(slot).attrs.update({"encoding-type": "dict", "encoding-version": "0.1.0"})
     for path, value in elements(adata, place):
         write_element(root, path, value)
     if adata.raw is not None:
-        raw = root.require_group("raw")
-        raw.attrs.update({"encoding-type": "raw", "encoding-version": "0.1.0"})
-        write_element(raw, "var", _storable(adata.raw.var))
-        write_element(raw, "varm", dict(adata.raw.varm))
+        root.require_group("raw").attrs.update({"encoding-type": "raw", "encoding-version": "0.1.0"})
+        write_element(root, "raw/var", _table(adata.raw.var, "raw.var", place is None))
+        write_element(root, "raw/varm", storable(dict(adata.raw.varm), "raw.varm", h5=place is None))
 
 
-def write_element(root: zarr.Group, path: str, value: Any) -> None:
+@contextlib.contextmanager
+def _batched(root: zarr.Group) -> Iterator[zarr.Group]:
+    """Yield an empty group to write small elements into; when the block ends, they are in ``root``.
+
+    zarr writes one object after the other, with about ten requests an array. For a bucket they are made in memory and
+    sent together; on a local disk the group is ``root`` itself. Memory: the encoded elements.
+    """
+    if isinstance(root.store, zarr.storage.LocalStore):
+        yield root
+        return
+    objects: dict[str, Any] = {}
+    yield zarr.open_group(zarr.storage.MemoryStore(objects), mode="w", zarr_format=root.metadata.zarr_format)
+    prefix = f"{root.path}/" if root.path else ""
+
+    async def send() -> None:
+        await asyncio.gather(*(root.store.set(prefix + key, value) for key, value in objects.items() if "/" in key))
+
+    sync(send())
+
+
+def write_element(root: Any, path: str, value: Any) -> None:
     """Write one element with AnnData's writer, chunks and checksums set by us, no chunk left out."""
     parent, _, key = path.rpartition("/")
     group = root.require_group(parent) if parent else root
@@ -246,24 +262,32 @@ def write_element(root: zarr.Group, path: str, value: Any) -> None:
 
 def _write_lazy_table(parent: zarr.Group, name: str, table: Dataset2D, path: str) -> None:
     """Write a table in AnnData's layout, one column in memory at a time."""
-    _write_into(parent, name, _storable(pd.DataFrame(index=names(table))), path)
+    _write_into(parent, name, storable_table(pd.DataFrame(index=names(table)), path), path)
     group, keys = parent.require_group(name), columns(table)
     for key in keys:
-        column = load(table, key)
-        column = column.astype("category") if _is_lacking_text(column) else column
+        column = _lazy_column(table, key, path.replace("/", "."))
         values = column.to_numpy() if isinstance(column.dtype, np.dtype) else column.array
         _write_into(group, key, values, f"{path}/{key}")
     group.attrs["column-order"] = keys
 
 
-def _write_into(group: zarr.Group, key: str, value: Any, path: str) -> None:
+def _lazy_column(table: Dataset2D, key: str, name: str) -> pd.Series:
+    at = f"adata.{name}"
+    try:
+        return storable_column(load(table, key), f"the column {key!r} of {name}", f"{at}[{key!r}]")
+    except InputError as e:
+        raise InputError(e.found, e.expected, f"{at} = {at}.to_memory(); {e.fix}") from None
+
+
+def _write_into(group: Any, key: str, value: Any, path: str) -> None:
+    in_zarr = isinstance(group, zarr.Group)
     with (
-        batched(group) as part,
+        _batched(group) if in_zarr else contextlib.nullcontext(group) as part,
         zarr.config.set({"array.write_empty_chunks": True}),
         anndata.settings.override(allow_write_nullable_strings=True),
     ):
         try:
-            write_dispatched(part, key, value, callback=_with_chunks)
+            write_dispatched(part, key, value, callback=_with_chunks if in_zarr else _as_it_is)
         except OSError:
             raise
         except Exception as e:  # anndata raises many kinds
@@ -283,6 +307,10 @@ def _with_chunks(
         itemsize = getattr(value.dtype, "itemsize", 8)
         options = disk.element_options(value.shape, itemsize, store.metadata.zarr_format)
     func(store, name, value, dataset_kwargs=options)
+
+
+def _as_it_is(func: Any, store: Any, name: str, value: Any, *, dataset_kwargs: Mapping[str, Any], iospec: Any) -> None:
+    func(store, name, value, dataset_kwargs=dataset_kwargs)
 
 
 # -- where X comes from --------------------------------------------------------------------------
@@ -330,7 +358,7 @@ def _update(adata: AnnData, target: Location) -> None:
             "update=True with X as it was read",
             "write to a new path",
         )
-    if target.name.endswith(".h5ad") or not _is_anndata(target):
+    if keys.is_h5ad(target) or not _is_anndata(target):
         raise InputError(f"{target} is no AnnData zarr store", "update=True with a zarr store", "write to a new path")
     with commit.writing(target):
         revision, finished = getattr(x.source, "revision", None), commit.finish_update(target)

@@ -17,6 +17,8 @@ import scipy.sparse as sp
 
 import sc_dask as sd
 from sc_dask.errors import InputError, ScDaskWarning, StoreError
+from sc_dask.io import keys
+from sc_dask.io.store import Location
 
 BAD: dict[str, Callable[[ad.AnnData, str], Any]] = {
     "layers": lambda a, k: a.layers.__setitem__(k, a.X.copy()),
@@ -36,7 +38,7 @@ def small() -> ad.AnnData:
 
 
 @pytest.mark.parametrize("slot", BAD)
-@pytest.mark.parametrize("key", ["G2/M", "a\\b", "", ".."])
+@pytest.mark.parametrize("key", ["G2/M", "a\\b", "", "..", "zarr.json", "a\nb", "ä" * 128, "\udcff"])
 def test_write__refuses_a_key_that_is_no_name_and_harms_nothing(slot: str, key: str, tmp_path: Path) -> None:
     good = tmp_path / "good.zarr"
     sd.write(small(), good)
@@ -69,6 +71,89 @@ def test_write__the_call_that_it_offers_mends_it(tmp_path: Path) -> None:
     sd.write(adata, tmp_path / "a.zarr")
     found = ad.read_zarr(tmp_path / "a.zarr")
     assert "G2_M" in found.obs and "X_umap" in found.obsm
+
+
+def test_write__every_mend_of_a_name_mends_it(tmp_path: Path) -> None:
+    for slot, put in BAD.items():
+        if slot == "uns":
+            continue
+        for key in ("G2/M", "", "zarr.json", "tab\t", "ä" * 128, "\udcff"):
+            adata = small()
+            put(adata, key)
+            with pytest.raises(InputError) as told:
+                keys.check(adata)
+            exec(str(told.value).split("next: ")[1], {"adata": adata})
+            keys.check(adata)
+    adata = small()
+    adata.obs = pd.DataFrame(np.ones((20, 3)), adata.obs_names, ["a", "a", "_index"])
+    for found in ("'_index' of obs has the name under which AnnData", "2 columns of obs are called 'a'"):
+        with pytest.raises(InputError, match=found) as told:
+            keys.check(adata)
+        exec(str(told.value).split("next: ")[1], {"adata": adata})
+    keys.check(adata)
+    adata.raw = adata.copy()
+    adata.raw.var["a/b"], adata.obs.index.name = 1.0, "x/y"
+    for _ in range(2):
+        with pytest.raises(InputError) as told:
+            keys.check(adata)
+        exec(str(told.value).split("next: ")[1], {"adata": adata})
+    sd.write(adata, tmp_path / "a.zarr")
+
+
+@pytest.mark.parametrize("lazy_obs", [False, True])
+def test_write__unusual_names_come_back(lazy_obs: bool, tmp_path: Path) -> None:
+    names = [
+        ".hidden",
+        "__x",
+        "0",
+        "c",
+        "ä" * 127,
+        " a ",
+        "a:b*?#%2F",
+        "~",
+        "-x",
+        "a.",
+        "nan",
+        "é",
+        "e\u0301",
+        "A",
+        "a",
+    ]
+    adata = small()
+    for i, name in enumerate(names):
+        adata.obs[name], adata.obsm[name], adata.uns[name] = i, np.full((20, 1), i), {name: i}
+    adata.layers["ä" * 127] = adata.X * 2
+    for path in (tmp_path / "a.zarr", tmp_path / "a.h5ad"):
+        sd.write(adata, path)
+        found = sd.read(path, lazy_obs=lazy_obs)
+        for i, name in enumerate(names):
+            assert sd.get.column(found, name).iloc[0] == found.obsm[name][0, 0] == found.uns[name][name] == i
+        assert found.layers["ä" * 127].sum().compute() == 16
+
+
+def test_write__names_that_a_disk_takes_for_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    adata = small()
+    adata.obs["CD4"], adata.obs["cd4"] = 1.0, 2.0
+    keys.check(adata, Location.parse(tmp_path / "a.zarr"))
+    monkeypatch.setattr(keys, "folds_case", lambda target: target.is_local)
+    with pytest.raises(InputError, match="obs has 'CD4' and 'cd4', which are one name on the disk of"):
+        sd.write(adata, tmp_path / "a.zarr")
+    sd.write(adata, tmp_path / "a.h5ad")
+    keys.check(adata, Location.parse("memory://a.zarr"))
+
+
+def test_safe_names__no_two_become_one() -> None:
+    with pytest.warns(ScDaskWarning, match=r"found 'a/b', 'a\\\\b' in uns\['x'\]"):
+        found = keys.with_safe_names("uns['x']", {"a/b": 1, "a\\b": 2, "a_b": 3})
+    assert found == {"a_b_": 1, "a_b__": 2, "a_b": 3}
+
+
+def test_check__names_a_column_that_no_file_holds(tmp_path: Path) -> None:
+    sd.write(sd.datasets.simulate(60, 40, seed=1), tmp_path / "a.zarr")
+    adata = sd.read(tmp_path / "a.zarr")
+    adata.obs["when"] = pd.Timestamp("2020-01-01")
+    with pytest.raises(InputError, match="the column 'when' of obs holds values of type datetime64"):
+        keys.check(adata)
 
 
 def test_convert_and_run__name_the_column_of_an_h5ad_before_the_first_pass(tmp_path: Path) -> None:
