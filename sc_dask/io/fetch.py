@@ -98,10 +98,12 @@ def objects_at(location: Location, newest_ns: int | None = None) -> Objects | No
 
     ``newest_ns``: the latest modification time of local files when the array was opened; later ones are refused.
     """
-    if location.is_zip or "::" in location.url:
+    if location.is_zip:
         return None
     if location.is_local:
         return LocalObjects(location.path, newest_ns)
+    if "::" in location.url:
+        return None
     fs, path = location.fs()
     if fs.async_impl and fs.loop is None:  # it belongs to somebody else's event loop
         return None
