@@ -106,7 +106,7 @@ class StoredCSR:
         Raises
         ------
         FormatError
-            If it does not begin at 0, falls, or ends beyond the values.
+            If it does not begin at 0, falls, or does not end at the number of values.
         StoreError
             If a chunk of it is missing.
         """
@@ -117,12 +117,12 @@ class StoredCSR:
                 raise self._bad_indptr()
             last = int(piece[-1])
             yield piece
-        if last > len(self.data):
+        if last != len(self.data):
             raise self._bad_indptr()
 
     def _bad_indptr(self) -> FormatError:
         return FormatError(
-            f"{self.indptr.name} does not count up from 0 to at most {len(self.data)}",
+            f"{self.indptr.name} does not count up from 0 to {len(self.data)}, the number of stored values",
             "the number of non-zeros before each row, in a type that holds it",
             "write the file again from its source",
         )

@@ -38,6 +38,11 @@ class Encoding:
     shape: tuple[int, int]
 
 
+def is_null(elem: Any) -> bool:
+    """Tell whether a stored element says that there is none, as anndata writes None (h5py or zarr)."""
+    return _text(elem.attrs.get("encoding-type", "")) == "null" or getattr(elem, "shape", ()) is None
+
+
 def encoding_of(elem: Any) -> Encoding | None:
     """Return how a stored element (h5py or zarr) holds a matrix, or None when it holds something else.
 
@@ -47,6 +52,8 @@ def encoding_of(elem: Any) -> Encoding | None:
         If it is a sparse matrix without a shape.
     """
     attrs = elem.attrs
+    if is_null(elem):
+        return None
     if hasattr(elem, "shape"):  # an array
         kind = str(np.dtype(elem.dtype).kind)
         return (
@@ -86,6 +93,8 @@ def read_elements(root: Any, where: str, make_matrix: MakeMatrix, make_table: Ma
 
     def callback(func: Callable[[Any], Any], name: str, elem: Any, iospec: Any) -> Any:
         name = name.strip("/")
+        if is_null(elem):
+            return None
         if _is_matrix(name) and encoding_of(elem) is not None:
             return make_matrix(elem)
         if name == "X" and iospec.encoding_type not in ("null", "array"):
@@ -105,9 +114,12 @@ def read_elements(root: Any, where: str, make_matrix: MakeMatrix, make_table: Ma
     try:
         keys = sorted(root)
         parts = {k: read(k) for k in keys if k != "raw" and not k.startswith("raw.") and k in _SLOTS}
+        for slot in _OF_ARRAYS:
+            if parts.get(slot):
+                parts[slot] = {k: v for k, v in parts[slot].items() if v is not None}
         raw = _read_raw(root, keys, where, read)
         adata = AnnData(**parts, raw=raw)
-        if hasattr(root["obs"], "dtype") and not hasattr(root["obs"], "keys"):
+        if hasattr(root["obs"], "dtype") and not is_null(root["obs"]) and not hasattr(root["obs"], "keys"):
             _categories_from_uns(adata)
     except ScDaskError:
         raise
@@ -118,6 +130,7 @@ def read_elements(root: Any, where: str, make_matrix: MakeMatrix, make_table: Ma
     return adata
 
 
+_OF_ARRAYS = ("obsm", "varm", "obsp", "varp", "layers")
 _SLOTS = ("X", "obs", "var", "obsm", "varm", "obsp", "varp", "layers", "uns")
 
 
@@ -153,7 +166,8 @@ def _read_raw(root: Any, keys: list[str], where: str, read: Callable[[str], Any]
         stored = root["raw"]
         if not hasattr(stored, "keys"):
             return None
-        return {k: read(f"raw/{k}") for k in ("X", "var", "varm") if k in stored} or None
+        found = {k: read(f"raw/{k}") for k in ("X", "var", "varm") if k in stored}
+        return {k: v for k, v in found.items() if v is not None} or None
     return {k.removeprefix("raw."): read(k) for k in legacy if k in ("raw.X", "raw.var", "raw.varm")} or None
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from sc_dask.errors import FormatError, MissingKeyError
-from sc_dask.io.elements import encoding_of
+from sc_dask.io.elements import encoding_of, is_null
 from sc_dask.io.sizes import stored_bytes
 from sc_dask.io.store import Location, open_group, open_h5, sniff
 from sc_dask.io.text import open_stream, read_header
@@ -115,8 +115,8 @@ def as_text(facts: Info) -> str:
 
 def _of_anndata(location: Location, kind: str, root: Any, wanted: str) -> Info:
     layers = _keys(root, "layers")
-    raw = "raw/X" if "raw" in root and "X" in root["raw"] else "raw.X" if "raw.X" in root else None
-    paths = {"X": "X"} if "X" in root else {}
+    raw = next((path for path in ("raw/X", "raw.X") if _has(root, path)), None)
+    paths = {"X": "X"} if _has(root, "X") else {}
     paths |= {f"layers/{k}": f"layers/{k}" for k in layers} | ({"raw/X": raw} if raw else {})
     encodings = {name: _encoding(location, root[path]) for name, path in paths.items()}
     if wanted != "X" and wanted not in paths:
@@ -150,6 +150,15 @@ def _of_anndata(location: Location, kind: str, root: Any, wanted: str) -> Info:
     )
 
 
+def _has(root: Any, path: str) -> bool:
+    """Tell whether there is an element at a path, and not None in its place or that of its group."""
+    for key in path.split("/"):
+        if not hasattr(root, "keys") or key not in root or is_null(root[key]):
+            return False
+        root = root[key]
+    return True
+
+
 def _encoding(location: Location, elem: Any) -> Any:
     try:
         return encoding_of(elem)
@@ -166,10 +175,10 @@ def _part(location: Location, group: Any, key: str) -> Any:
 
 def _keys(root: Any, slot: str) -> tuple[str, ...]:
     found = root.get(slot)
-    if found is None or hasattr(found, "shape"):
+    if found is None or hasattr(found, "shape") or is_null(found):
         return ()
     try:
-        return tuple(sorted(found.keys()))
+        return tuple(key for key in sorted(found.keys()) if not is_null(found[key]))
     except (NotImplementedError, OSError):  # a web server without listing
         return ()
 
@@ -188,12 +197,14 @@ def _columns(root: Any, slot: str) -> tuple[str, ...]:
 
 
 def _of_10x_h5(location: Location, kind: str) -> Info:
+    from sc_dask.io.tenx import shape_of
+
     with open_h5(location) as root:
         groups = [root["matrix"]] if "matrix" in root else [root[k] for k in sorted(root)]
         if len(groups) > 1 or "shape" not in groups[0]:
             return Info(str(location), kind)  # several genomes, of which one must be chosen
         (group,) = groups
-        n_vars, n_obs = (int(n) for n in group["shape"][()])
+        n_vars, n_obs = shape_of(group, location)
         data, size = group["data"], sum(int(group[k].id.get_storage_size()) for k in ("data", "indices", "indptr"))
         return Info(str(location), kind, (n_obs, n_vars), "csr", str(data.dtype), int(data.shape[0]), size)
 
@@ -212,7 +223,7 @@ def _of_loom(location: Location, kind: str) -> Info:
 
 def _of_mtx(location: Location, kind: str) -> Info:
     matrix = location
-    if not location.name.endswith((".mtx", ".mtx.gz")):
+    if not location.name.lower().endswith((".mtx", ".mtx.gz")):
         fs, path = location.fs()
         names = sorted(posixpath.basename(str(p).rstrip("/")) for p in fs.ls(path, detail=False))
         found = [n for n in names if n.endswith(("matrix.mtx", "matrix.mtx.gz"))]
