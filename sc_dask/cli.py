@@ -170,7 +170,7 @@ def main(verbose: bool) -> None:
 @click.argument("source", metavar="INPUT")
 @click.option("--out", required=True, metavar="OUT.zarr", help="The store to make; a path or URL.")
 @click.option("--json", "json_path", metavar="FILE", help="Where to put the report [beside OUT: run.json].")
-@click.option("--overwrite", is_flag=True, help="Replace OUT if it is there.")
+@click.option("--overwrite", is_flag=True, help="Replace OUT if it is there, and the files beside it of its run.")
 @click.option("--scheduler", metavar="tcp://HOST:PORT", help="Compute on a Dask cluster; 'processes' starts one here.")
 @_common
 def run(
@@ -185,7 +185,8 @@ def run(
 ) -> None:
     """Run INPUT from counts to clusters, UMAP and markers.
 
-    The same command after a crash goes on where it was.
+    Beside OUT stand figures/, markers.csv and run.json: give every run a folder of its own. The same command after a
+    crash goes on where it was, and after its end does nothing.
     """
     settings = _settings(config_path)
     _run(source, out, settings, memory, storage_options, overwrite, json_path, scheduler)
@@ -218,6 +219,9 @@ def _run(
             json_path=json_path,
             listener=listener,
         )
+    if result.was_there:
+        click.echo(f"nothing to do: {result.store} is the result of this very run (same input, options and version)")
+        return
     total = result.report["total"]
     click.echo(
         f"done in {progress.duration(total['seconds'])}: {total['passes']:.0f} passes over X, "
@@ -353,22 +357,17 @@ def concat(
 @main.command()
 @click.option("--out", default="demo/pbmc3k.zarr", show_default=True, metavar="OUT.zarr")
 @click.option("--memory", callback=_bytes, metavar="SIZE", help="Memory budget, for instance 4GiB.")
-def demo(out: str, memory: int | None) -> None:
+@click.option("--overwrite", is_flag=True, help="Replace OUT if it is there, and the files beside it of its run.")
+def demo(out: str, memory: int | None, overwrite: bool) -> None:
     """Run the pipeline on PBMC3k: 2,700 blood cells of 10x Genomics, or on simulated cells without a network."""
     from sc_dask import datasets
     from sc_dask.pipeline import Settings
 
-    simulated = Path(out).parent / "simulated.zarr"
-    try:
-        source, what = datasets.demo_source(simulated.parent)
-    except StoreError:
-        if not simulated.exists():
-            raise
-        source, what = simulated, f"input: the simulated cells of an earlier demo, {simulated}"
+    source, what = datasets.demo_source(Path(out).parent)
     click.echo(what)
     real = what.startswith("input: PBMC3k")
     settings = Settings.of(_DEMO_SETTINGS if real else {"neighbors": {"n_pcs": 30}})
-    _run(str(source), out, settings, memory, overwrite=True)
+    _run(str(source), out, settings, memory, overwrite=overwrite)
 
 
 if __name__ == "__main__":

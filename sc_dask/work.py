@@ -10,6 +10,7 @@ import contextlib
 import fcntl
 import json
 import os
+import re
 import shutil
 import socket
 import tempfile
@@ -22,8 +23,12 @@ from typing import IO, Any
 import dask.config
 
 from sc_dask import config
+from sc_dask.errors import StoreError
 
 _MARKER = ".sc-dask-work"
+_OWN = ".sc-dask-own"  # in a folder whose name any program could have given it
+_HOLDER = r"process \d+ of .*"  # what a lock file says
+_EMPTY = "process 0 of nobody"  # one whose holder was killed before it said so
 _PREFIX = "sc-dask-"
 _IN_MEMORY = {"tmpfs", "ramfs"}
 
@@ -70,11 +75,84 @@ class WorkFolder:
             self._finalizer()
 
 
+def is_own(folder: Path) -> bool:
+    """Tell whether `claim` has made a folder ours."""
+    return (folder / _OWN).is_file()
+
+
+def not_ours(place: object) -> StoreError:
+    """Return the error for something that stands where we write, and that we did not make."""
+    return StoreError(
+        f"{place} is in the way: sc-dask did not make it", "a free place", "move it away, or name another output"
+    )
+
+
+def check_own(folder: Path) -> None:
+    """Refuse a place that is neither free nor an empty folder nor ours.
+
+    Raises
+    ------
+    StoreError
+        It is somebody else's.
+    """
+    if not os.path.lexists(folder) or is_own(folder):
+        return
+    if not folder.is_dir() or any(not name.startswith(_OWN) for name in os.listdir(folder)):
+        raise not_ours(folder)
+
+
+def claim(folder: Path) -> None:
+    """Make a folder that is ours to remove; an empty one that was there is used, and `release` leaves it there.
+
+    Raises
+    ------
+    StoreError
+        Something that is not ours stands there.
+    """
+    check_own(folder)
+    if is_own(folder):
+        return
+    found = folder.is_dir()
+    folder.mkdir(parents=True, exist_ok=True)
+    new = partial(folder / _OWN)
+    new.write_text(json.dumps({"found": found}))
+    new.replace(folder / _OWN)
+
+
+def release(folder: Path, only: str | None = None) -> None:
+    """Remove a claimed folder; with ``only`` what has such a name (a pattern), and the rest stays with the folder."""
+    if not is_own(folder):
+        return
+    stays = bool(json.loads((folder / _OWN).read_text() or "{}").get("found"))
+    entries = [p for p in folder.iterdir() if not p.name.startswith(_OWN)]
+    for path in entries:
+        if only is None or re.fullmatch(only, path.name):
+            remove_entry(path)
+    for marker in folder.glob(f"{_OWN}*"):
+        marker.unlink(missing_ok=True)
+    if not stays:
+        with contextlib.suppress(OSError):  # what is not ours is in it
+            folder.rmdir()
+
+
+def remove_entry(path: Path) -> None:
+    """Remove a file, a folder with all in it, or a link without what it points to; nothing where nothing is."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
 @contextlib.contextmanager
 def locked(path: Path) -> Iterator[str | None]:
     """Hold a lock file inside the block; yields who holds it where that is somebody else, else None.
 
     The file goes with the lock. On a disk without locks nobody is kept away.
+
+    Raises
+    ------
+    StoreError
+        A file that is no lock of ours has the name.
     """
     file = _lock(path)
     if isinstance(file, str):
@@ -87,9 +165,30 @@ def locked(path: Path) -> Iterator[str | None]:
         file.close()
 
 
+def check_lock(path: Path) -> None:
+    """Refuse a place for a lock that is neither free nor a lock of ours.
+
+    Raises
+    ------
+    StoreError
+        It is somebody else's.
+    """
+    if not os.path.lexists(path):
+        return
+    try:
+        text = "" if path.is_symlink() or not path.is_file() else path.read_text() or _EMPTY
+    except FileNotFoundError:  # its holder has just removed it
+        return
+    except ValueError:  # no text
+        text = ""
+    if not re.fullmatch(_HOLDER, text):
+        raise not_ours(path)
+
+
 def _lock(path: Path) -> IO[str] | str:
     """Return the locked file, or who holds it."""
     while True:
+        check_lock(path)
         file = path.open("a+")
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

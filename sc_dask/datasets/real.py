@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 import os
 from pathlib import Path
+from typing import Any
 
 from sc_dask.datasets.simulated import simulate
-from sc_dask.errors import FormatError, StoreError
+from sc_dask.errors import FormatError, ScDaskError, StoreError
+from sc_dask.io.read import read
 
 PBMC3K_URL = "https://cf.10xgenomics.com/samples/cell-exp/1.1.0/pbmc3k/pbmc3k_filtered_gene_bc_matrices.tar.gz"
 PBMC3K_SHA256 = "847d6ebd9a1ec9a768f2be7e40ca42cbfe75ebeb6d76a4c24167041699dc28b5"
@@ -17,6 +19,7 @@ _PBMC3K_FILES = {
     "genes.tsv": "8778dd78085086be6dcafa8334f95f7cf76b25526e8ef2b63186db5127a1492c",
     "matrix.mtx": "7d92358b9d29128a225c50f2a662d6ccca9c71bc665e0af82692ed1361eb94e4",
 }
+_SIMULATED: dict[str, Any] = {"n_obs": 20_000, "n_vars": 5_000, "n_groups": 8, "n_batches": 2, "seed": 0}
 
 
 def pbmc3k(path: str | os.PathLike[str] | None = None) -> Path:
@@ -90,5 +93,21 @@ def demo_source(folder: str | os.PathLike[str]) -> tuple[Path, str]:
         return pbmc3k(), "input: PBMC3k, 2,700 blood cells (10x Genomics)"
     except StoreError as err:
         path = Path(folder) / "simulated.zarr"
-        simulate(20_000, 5_000, n_groups=8, n_batches=2, seed=0, out=path)
+        if path.exists() and not _is_of_demo(path):
+            raise StoreError(
+                f"{path} is there already, and holds no cells of the demonstration",
+                "a free place",
+                "--out OTHER/pbmc3k.zarr",
+            ) from err
+        if not path.exists():
+            simulate(**_SIMULATED, out=path)
         return path, f"input: 20,000 simulated cells, because PBMC3k is not here: {err.found}"
+
+
+def _is_of_demo(path: Path) -> bool:
+    """Tell whether an earlier demonstration has written the store."""
+    try:
+        made = read(path).uns["simulation"]
+        return all(int(made[name]) == value for name, value in _SIMULATED.items())
+    except (ScDaskError, KeyError, TypeError, ValueError):
+        return False

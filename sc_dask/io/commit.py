@@ -17,6 +17,7 @@ import contextlib
 import glob
 import os
 import posixpath
+import re
 import shutil
 import uuid
 import warnings
@@ -31,6 +32,7 @@ from sc_dask.errors import FormatError, InputError, StoreError, TakenOverError
 from sc_dask.io import layout as disk
 from sc_dask.io.store import ZARR_KEYS, Location, exists, open_group
 
+_FIRST = r"\.zgroup|(zarr|\.zgroup|\.zattrs)\..*partial"  # what zarr writes first, and calls it until it is whole
 JOURNAL = "sc_dask_update"  # root attribute of a staging store whose elements are all whole
 
 
@@ -40,13 +42,35 @@ def beside(location: Location, suffix: str) -> Location:
     return Location(f"{parent}/.{location.name}.{suffix}", location.storage_options)
 
 
-def real(location: Location) -> Location:
-    """Return the place itself where a location is a link: what it points to is written, and the link stays."""
-    return Location(os.path.realpath(location.url)) if location.is_local else location
+def destination(location: Location) -> Location:
+    """Return where an output really goes: a link means what it points to, and stays a link."""
+    if location.is_local and location.path.is_symlink():
+        return Location(os.path.realpath(location.path))
+    return location
+
+
+def claim(location: Location) -> None:
+    """Make a folder of this machine ours to remove; in a bucket folders need not be made.
+
+    Raises
+    ------
+    StoreError
+        Something that is not ours stands there.
+    """
+    if location.is_local:
+        work.claim(location.path)
+
+
+def release(location: Location) -> None:
+    """Remove a claimed folder, or a prefix."""
+    if location.is_local:
+        work.release(location.path)
+    else:
+        remove(location)
 
 
 def remove(location: Location) -> None:
-    """Remove a folder or prefix, if it is there."""
+    """Remove a folder or prefix, if it is there; never what a link points to."""
     if location.is_local:
         shutil.rmtree(location.path, ignore_errors=True)
         return
@@ -58,6 +82,16 @@ def remove(location: Location) -> None:
 def _literal(path: str) -> str:
     """Return a path whose ``*``, ``?`` and ``[`` fsspec does not take for a pattern: it would remove what fits it."""
     return glob.escape(path)
+
+
+def remove_file(location: Location) -> None:
+    """Remove one file, if it is there."""
+    if location.is_local:
+        location.path.unlink(missing_ok=True)
+        return
+    fs, path = location.fs()
+    with contextlib.suppress(FileNotFoundError):
+        fs.rm_file(path)
 
 
 def move(source: Location, target: Location, *, keep: bool = False) -> None:
@@ -126,11 +160,11 @@ class Draft:
 
     def begin(self, **attributes: Any) -> zarr.Group:
         """Make the empty store, uncommitted, with AnnData's root attributes; an earlier draft goes."""
+        _check_own(self.place)
         remove(self.place)
-        root = open_group(self.place, mode="w", zarr_format=3)
-        root.attrs.update({"encoding-type": "anndata", "encoding-version": "0.1.0"})
-        disk.mark(root, committed=False, writer=self.writer, **attributes)
-        return root
+        about = {"encoding-type": "anndata", "encoding-version": "0.1.0"}
+        mark = disk.mark_of(committed=False, writer=self.writer, **attributes)
+        return _begun(self.place, 3, about | {disk.MARK: mark})
 
     def resume(self) -> None:
         """Take over what an interrupted writer has left."""
@@ -155,7 +189,7 @@ class Draft:
 
     def unfinished(self) -> dict[str, Any] | None:
         """Return the mark of an interrupted draft that may be continued, or None."""
-        return _mark_of(self.place) if _is_unfinished(self.place) else None
+        return _mark_of(self.place) if is_unfinished(self.place) else None
 
     def publish(self) -> None:
         """Consolidate, check that every chunk is stored, mark as committed and move to the target."""
@@ -166,9 +200,10 @@ class Draft:
             _set_mark(self.place)
             old = beside(self.target, "old")
             if exists(self.target):
-                move(self.target, old)
+                claim(old)
+                move(self.target, old / self.target.name)
             move(self.place, self.target)
-            remove(old)
+            release(old)
             return
         if self.place != self.target:
             remove(self.target)
@@ -186,7 +221,7 @@ def draft(target: Location, *, overwrite: bool) -> Draft:
     Raises
     ------
     StoreError
-        Something stands at the target and ``overwrite`` is False.
+        Something stands at the target and ``overwrite`` is False, or where the draft is written.
     InputError
         The target is no place for a zarr store, or holds something else than one.
     """
@@ -195,23 +230,52 @@ def draft(target: Location, *, overwrite: bool) -> Draft:
             f"found {target} as the output", "a path or URL that ends with .zarr", "AnnData.write_h5ad writes h5ad"
         )
     old = beside(target, "old")
-    if target.is_local and old.path.exists():  # killed between two renames
-        if target.path.exists():
-            remove(old)
-        else:
-            move(old, target)
+    if target.is_local:
+        work.check_lock(beside(target, "lock").path)
+    if target.is_local and work.is_own(old.path):  # killed between two renames
+        if not exists(target) and exists(old / target.name):
+            move(old / target.name, target)
+        release(old)
     if target.is_local and target.path.is_dir() and not any(target.path.iterdir()):
         target.path.rmdir()
-    taken = exists(target) and not _is_unfinished(target)
+    taken = is_taken(target)
     if taken and not overwrite:
         raise StoreError(
             f"there is something at {target} already", "a new path", "choose another path, or overwrite=True"
         )
-    if taken and not any(exists(target / key) for key in ZARR_KEYS):
+    if taken and not is_store(target):
         raise InputError(f"{target} is no zarr store, so it is not overwritten", "a zarr store or a free path")
-    if target.is_local or taken:
-        return Draft(target, beside(target, "partial"))
-    return Draft(target, target)
+    if target.is_local and taken:
+        work.check_own(old.path)
+    place = beside(target, "partial") if target.is_local or taken else target
+    _check_own(place)
+    return Draft(target, place)
+
+
+def is_taken(target: Location) -> bool:
+    """Tell whether something stands at a place that no interrupted writer has left."""
+    return exists(target) and not is_unfinished(target)
+
+
+def is_store(target: Location) -> bool:
+    """Tell whether what stands at a place may be replaced by a store: it is one."""
+    return any(exists(target / key) for key in ZARR_KEYS)
+
+
+def _check_own(place: Location) -> None:
+    """Refuse a place for a store unless it is free, an empty folder, or has our mark."""
+    if place.is_local and os.path.lexists(place.path):
+        entries = os.listdir(place.path) if place.path.is_dir() else []
+        begun = all(re.fullmatch(_FIRST, name) for name in entries)  # killed before its first file was whole
+        if place.path.is_symlink() or not place.path.is_dir() or not (begun or _mark_of(place)):
+            raise work.not_ours(place)
+    elif not place.is_local and exists(place) and _mark_of(place) is None:
+        raise work.not_ours(place)
+
+
+def _begun(place: Location, zarr_format: Any, attributes: dict[str, Any]) -> zarr.Group:
+    """Make an empty store, ours from its first file on."""
+    return open_group(place, mode="w", zarr_format=zarr_format, attributes=attributes)
 
 
 def _mark_of(location: Location) -> dict[str, Any] | None:
@@ -222,7 +286,8 @@ def _mark_of(location: Location) -> dict[str, Any] | None:
     return mark if isinstance(mark, dict) else None
 
 
-def _is_unfinished(location: Location) -> bool:
+def is_unfinished(location: Location) -> bool:
+    """Tell whether a store that an interrupted writer has left stands at a place."""
     mark = _mark_of(location)
     return mark is not None and not mark.get("committed", False)
 
@@ -246,7 +311,8 @@ def stage(target: Location) -> zarr.Group:
     """Return an empty store, of the target's zarr format, for new elements; finishes an earlier update first."""
     finish_update(target)
     root = open_group(target, mode="r", use_consolidated=False)
-    return open_group(beside(target, "update"), mode="w", zarr_format=root.metadata.zarr_format)
+    mark = disk.mark_of(committed=False)
+    return _begun(beside(target, "update"), root.metadata.zarr_format, {disk.MARK: mark})
 
 
 def apply(target: Location, staged: zarr.Group, paths: list[str], *, owner: str | None = None) -> None:
@@ -264,10 +330,17 @@ def apply(target: Location, staged: zarr.Group, paths: list[str], *, owner: str 
 
 
 def finish_update(target: Location) -> str | None:
-    """Finish an update whose journal is there, and return its owner; forget one that has none."""
+    """Finish an update whose journal is there, and return its owner; forget one that has none.
+
+    Raises
+    ------
+    StoreError
+        What stands there is no update of ours.
+    """
     staging = beside(target, "update")
     if not exists(staging):
         return None
+    _check_own(staging)
     journal: Any = None
     with contextlib.suppress(StoreError, FormatError):  # killed while it was being made
         staged = open_group(staging, mode="r", use_consolidated=False)

@@ -116,7 +116,8 @@ def convert(
     >>> sd.read(f"{folder}/cells.zarr").shape
     (200, 300)
     """
-    source, target = Location.parse(src, storage_options), commit.real(Location.parse(out, out_storage_options))
+    source = Location.parse(src, storage_options)
+    target = commit.destination(Location.parse(out, out_storage_options))
     kind = _kind(source)
     unknown = sorted(set(options) - set(OPTIONS[kind]))
     if unknown:
@@ -133,7 +134,8 @@ def convert(
     with dask.config.set({"sc-dask.block-bytes": budget}), commit.writing(target):
         place, stamp = commit.draft(target, overwrite=overwrite), fingerprint(source)
         spill = Spill(commit.beside(target, "spill"), tokenize(source.url, stamp, options))
-        commit.remove(spill.location)
+        commit.release(spill.location)
+        commit.claim(spill.location)
         try:
             adata = open_any(kind, source, spill, options)
             keys.check(adata, target)
@@ -145,7 +147,7 @@ def convert(
                 )
             place.publish()
         finally:
-            commit.remove(spill.location)
+            commit.release(spill.location)
         return read(target, block_bytes=budget)
 
 

@@ -255,7 +255,12 @@ def element_options(shape: tuple[int, ...], itemsize: int, zarr_format: int) -> 
 
 def mark(group: zarr.Group, *, committed: bool, **more: Any) -> None:
     """Set the root attribute that says whether the store is whole; ``more`` is kept beside it until the next mark."""
-    group.attrs[MARK] = {"committed": committed, "complete_chunks": True, "version": LAYOUT_VERSION, **more}
+    group.attrs[MARK] = mark_of(committed=committed, **more)
+
+
+def mark_of(*, committed: bool, **more: Any) -> dict[str, Any]:
+    """Return that attribute."""
+    return {"committed": committed, "complete_chunks": True, "version": LAYOUT_VERSION, **more}
 
 
 @dataclass(frozen=True)

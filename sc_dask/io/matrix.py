@@ -26,7 +26,7 @@ from sc_dask.errors import ScDaskError, StoreError
 from sc_dask.io import layout as disk
 from sc_dask.io import spill
 from sc_dask.io.buffers import BUFFERS
-from sc_dask.io.commit import beside, remove
+from sc_dask.io.commit import beside, claim, release
 from sc_dask.io.counts import Counts, Forecast, cast_exactly, count_block, counted, forecast, merged
 from sc_dask.io.layout import DenseLayout, SparseLayout
 from sc_dask.io.shards import Shuffle, decoded, shuffle_for
@@ -234,7 +234,7 @@ def write_matrix(
         return _write_twice(x, location, begun, how, wanted)
     finally:
         if once:
-            remove(aside)
+            release(aside)
 
 
 def _write_twice(
@@ -335,7 +335,8 @@ def _save_block(block: Block, index: int, *, location: Location) -> tuple[int, C
 
 def spilled(x: RowBlocks, location: Location) -> RowBlocks:
     """Set the blocks of an X aside, so that its rows can be read in any ranges. Passes: 1."""
-    remove(location)
+    release(location)
+    claim(location)
     found = run.compute(each_block(_save_block, x, location=location), label="spill")
     bounds = np.concatenate([[0], np.cumsum([n for n, _ in found])]).astype(np.int64)
     counts, dtype = merged([c for _, c in found]), np.dtype(x.dtype)

@@ -103,7 +103,7 @@ def write(
     >>> ad.read_zarr(folder / "small.zarr").shape
     (3, 3)
     """
-    target = commit.real(Location.parse(path, storage_options))
+    target = commit.destination(Location.parse(path, storage_options))
     keys.check(adata, target)
     if keys.is_h5ad(target):
         if update or narrow or shard_bytes != disk.SHARD_BYTES:

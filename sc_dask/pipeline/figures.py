@@ -463,3 +463,4 @@ _FIGURES: dict[str, Callable[[AnnData, str], Figure | None]] = {
     "umap_qc.png": _umap_qc,
     "markers_dotplot.png": _markers_dotplot,
 }
+NAMES = tuple(_FIGURES)

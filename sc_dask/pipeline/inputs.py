@@ -6,6 +6,8 @@ import contextlib
 import os
 import warnings
 from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import anndata as ad
@@ -15,6 +17,7 @@ from sc_dask.errors import InputError
 from sc_dask.io.info import Info
 from sc_dask.io.read import read
 from sc_dask.io.store import ZARR_KEYS, Location, fingerprint
+from sc_dask.io.tenx import has_companions
 from sc_dask.log import logger
 
 if TYPE_CHECKING:
@@ -36,7 +39,8 @@ def is_read_in_place(facts: Info) -> bool:
 def state_of(source: Location) -> str:
     """Return a text that changes when any file of the input is written again.
 
-    Of a folder on this machine every file is looked at, of one in a bucket the metadata, which every writer renews.
+    Of a folder on this machine every file is looked at, and of a ``matrix.mtx`` those beside it that name its rows and
+    columns; of a folder in a bucket the metadata, which every writer renews.
     """
     if not source.is_local:
         fs, path = source.fs()
@@ -48,15 +52,30 @@ def state_of(source: Location) -> str:
             found = fs.find(path, detail=True) if fs.isdir(path) else {}
             keys = ["", *(name[len(path) :].lstrip("/") for name in found)]
         return ";".join(fingerprint(source, key) for key in keys)
-    if not source.path.is_dir():
-        return fingerprint(source)
-    states = []
-    for folder, _, names in os.walk(source.path):
-        for name in names:
-            file = os.path.join(folder, name)
-            stat = os.stat(file)
-            states.append(f"{os.path.relpath(file, source.path)},{stat.st_size},{stat.st_mtime_ns}")
-    return ";".join(sorted(states))
+    top = source.path if source.path.is_dir() else source.path.parent
+    found = ((os.path.relpath(file, top), os.stat(file)) for file in _files(source.path))
+    return ";".join(sorted(f"{name},{stat.st_size},{stat.st_mtime_ns}" for name, stat in found))
+
+
+def summary_of(source: Location) -> str:
+    """Return the state of an input for people: of files on this machine their number, size, and when last written."""
+    if not source.is_local:
+        return "in a bucket"
+    stats = [os.stat(file) for file in _files(source.path)]
+    last = datetime.fromtimestamp(max((s.st_mtime for s in stats), default=0.0))
+    files = f"{len(stats)} file{'s' * (len(stats) != 1)} of {sum(s.st_size for s in stats):,} bytes"
+    return f"{files}, last written {last.isoformat(' ', 'milliseconds')}"
+
+
+def _files(source: Path) -> list[str]:
+    """Return the files that an input is made of."""
+    if source.is_dir():
+        found = [os.path.join(folder, name) for folder, _, names in os.walk(source) for name in names]
+        return [file for file in found if os.path.exists(file)]  # a link may point nowhere
+    beside = ("barcodes", "genes", "features")
+    if not has_companions(Location(str(source))):
+        return [str(source)]
+    return [str(source), *(str(p) for p in source.parent.iterdir() if p.is_file() and any(n in p.name for n in beside))]
 
 
 def check_facts(facts: Info, s: Settings) -> None:

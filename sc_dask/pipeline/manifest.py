@@ -1,7 +1,7 @@
 """Checkpoints: what each finished stage changed, beside the output, so that the same command resumes.
 
 ``<out>.work/manifest.json`` lists the finished stages; ``<out>.work/<stage>.zarr`` holds a stage's changes. A stage
-counts only once the manifest names it, and the manifest is replaced whole.
+counts only once the manifest names it, and the manifest is replaced whole. Only what is named here is ever removed.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ import errno
 import hashlib
 import json
 import os
+import posixpath
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,12 +23,16 @@ import numpy as np
 from sc_dask import work
 from sc_dask.errors import StoreError
 from sc_dask.io import graphs
-from sc_dask.io.commit import remove
+from sc_dask.io.commit import claim, remove
 from sc_dask.io.store import Location, exists, open_group, quiet
 from sc_dask.io.write import write_element
 from sc_dask.log import logger
+from sc_dask.pipeline.steps import STEPS
 from sc_dask.slots import Event
 
+_CHECKPOINTS = "|".join(("convert", *(s.name for s in STEPS), "write"))
+# what a run puts into its work area, with the hidden neighbours of the converted input
+_OURS = rf"(manifest\.json|lock)(\.partial-\w+)?|scratch|({_CHECKPOINTS}|input)\.zarr|\.+input\.zarr\..+"
 _NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS)  # of some network disks
 
 
@@ -51,12 +57,16 @@ def write_bytes(location: Location, data: bytes) -> None:
 
 @dataclass
 class Manifest:
-    """The finished stages of a run and their checkpoints; ``result`` is set once nothing is left to do."""
+    """The finished stages of a run and their checkpoints; ``result`` is set once nothing is left to do.
+
+    ``files`` names what the run has begun to write beside its store, under whatever input and settings.
+    """
 
     place: Location
     input: str
     stages: list[dict[str, Any]] = field(default_factory=list)
     result: dict[str, Any] | None = None
+    files: list[str] = field(default_factory=list)
 
     @classmethod
     def open(cls, place: Location, input_token: str) -> Manifest:
@@ -65,20 +75,24 @@ class Manifest:
         Raises
         ------
         StoreError
-            What stands there is no manifest.
+            What stands there is no manifest, or no work area.
         """
+        _check_own(place)
         if not exists(place / "manifest.json"):
             return cls(place, input_token)
         try:
             found = json.loads(read_bytes(place / "manifest.json"))
             stages, of, result = list(found["stages"]), found["input"], found.get("result")
+            files = list(found.get("files", []))
         except (ValueError, KeyError, TypeError) as err:
             raise StoreError(f"{place} is not a work area of sc-dask run", "its own", f"rm -r {place}") from err
-        return cls(place, input_token, stages, result) if of == input_token else cls(place, input_token)
+        if of != input_token:
+            return cls(place, input_token, files=files)
+        return cls(place, input_token, stages, result, files)
 
     def save(self) -> None:
         """Put the manifest."""
-        held = {"input": self.input, "stages": self.stages, "result": self.result}
+        held = {"input": self.input, "stages": self.stages, "result": self.result, "files": self.files}
         write_bytes(self.place / "manifest.json", json.dumps(held, indent=1).encode())
 
     def holds(self, name: str, key: str) -> bool:
@@ -95,6 +109,7 @@ class Manifest:
     @quiet()
     def add(self, name: str, key: str, figures: dict[str, Any], events: list[Event]) -> None:
         """Write a stage's checkpoint, then name it in the manifest."""
+        claim(self.place)
         place = self._of(name)
         remove(place)
         root = open_group(place, mode="w", zarr_format=3)
@@ -127,9 +142,18 @@ class Manifest:
         """Remove the work area of a run that is finished; killed meanwhile, the next run removes what is left."""
         self.result = result
         self.save()
-        for s in self.stages:
-            remove(self._of(s["name"]))
-        remove(self.place)
+        self.clear()
+
+    def clear(self) -> None:
+        """Remove what runs put into the work area, the manifest last; what is not ours stays there."""
+        names = os.listdir(self.place.path) if self.place.is_local else _names(self.place)
+        for name in names:
+            if re.fullmatch(_OURS, name) and name != "manifest.json":
+                remove(self.place / name)
+        if self.place.is_local:
+            work.release(self.place.path, only=_OURS)
+        else:
+            remove(self.place / "manifest.json")
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
@@ -138,12 +162,13 @@ class Manifest:
         Raises
         ------
         StoreError
-            Another run holds it, or nothing can be written there.
+            Another run holds it, something else stands there, or nothing can be written there.
         """
         lock, held = self.place / "lock", None
+        _check_own(self.place)
         try:
+            claim(self.place)
             if lock.is_local:
-                lock.path.parent.mkdir(parents=True, exist_ok=True)
                 held = os.open(lock.path, os.O_CREAT | os.O_RDWR)  # never replaced: the lock is the file's
             else:
                 write_bytes(lock, b"")
@@ -157,6 +182,22 @@ class Manifest:
         finally:
             if held is not None:
                 os.close(held)
+
+
+def _check_own(place: Location) -> None:
+    """Refuse a place that is neither free nor the work area of a run; in a bucket its lock tells."""
+    if place.is_local:
+        work.check_own(place.path)
+    elif exists(place) and not exists(place / "lock") and not exists(place / "manifest.json"):
+        raise work.not_ours(place)
+
+
+def _names(place: Location) -> set[str]:
+    fs, path = place.fs()
+    try:
+        return {posixpath.basename(str(p).rstrip("/")) for p in fs.ls(path, detail=False)}
+    except FileNotFoundError:
+        return set()
 
 
 def _lock(file: int, place: Location) -> None:

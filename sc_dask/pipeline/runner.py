@@ -5,29 +5,27 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import posixpath
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import anndata as ad
 import dask
 
 from sc_dask import __version__, config, get, log, malloc, slots, work
 from sc_dask.array.engine.run import client
-from sc_dask.errors import FormatError, InputError, StoreError
+from sc_dask.errors import InputError, StoreError
 from sc_dask.io import commit, keys
 from sc_dask.io.convert import convert
 from sc_dask.io.info import Info, info
-from sc_dask.io.store import Location, exists, open_group
+from sc_dask.io.store import exists
 from sc_dask.io.write import write
-from sc_dask.io.zarr import is_complete
 from sc_dask.io.zchunks import give_back
-from sc_dask.pipeline import inputs, planning
+from sc_dask.pipeline import again, inputs, places, planning
 from sc_dask.pipeline.figures import make_figures
-from sc_dask.pipeline.manifest import Manifest, key_of, read_bytes, write_bytes
+from sc_dask.pipeline.manifest import Manifest, key_of, write_bytes
+from sc_dask.pipeline.places import Places
 from sc_dask.pipeline.settings import Settings
 from sc_dask.pipeline.steps import STEPS, finish
 from sc_dask.versions import installed
@@ -50,21 +48,21 @@ class Result:
     markers: str | None
     json: str
     report: dict[str, Any]
+    was_there: bool = False  # the store of this very run was there: nothing was done
 
 
 class _Run:
     """One run: the places, the settings and the manifest that its stages share."""
 
-    def __init__(
-        self, source: Location, out: Location, facts: Info, s: Settings, listener: Listener | None, overwrite: bool
-    ) -> None:
-        self.source, self.out, self.facts, self.settings = source, out, facts, s
-        self.listener, self.overwrite = listener, overwrite
-        self.work = Location(f"{out.url}.work", out.storage_options)
+    def __init__(self, at: Places, facts: Info, s: Settings, listener: Listener | None, overwrite: bool) -> None:
+        self.at, self.source, self.out, self.work = at, at.source, at.out, at.work
+        self.facts, self.settings, self.listener, self.overwrite = facts, s, listener, overwrite
         self.converts = not inputs.is_read_in_place(facts)
-        state = key_of(str(source), inputs.state_of(source))
-        self.keys = self._keys(state)
-        self.manifest = Manifest.open(self.work, state)
+        real = os.path.realpath(self.source.url) if self.source.is_local else str(self.source)
+        self.state = key_of(real, inputs.state_of(self.source))
+        self.keys = self._keys(self.state)
+        self.about = again.about(self.source, inputs.summary_of(self.source), s, self.keys["write"])
+        self.manifest = Manifest(self.work, self.state)
         self.index = 0
         self.stages: list[dict[str, Any]] = []
 
@@ -96,12 +94,8 @@ class _Run:
 
     def is_written(self) -> bool:
         """Tell whether the store at ``out`` is what this very run would write."""
-        try:
-            root = open_group(self.out)
-            whole = is_complete(root, self.out)  # of an unfinished store: StoreError
-            return whole and str(ad.io.read_elem(root["uns/sc_dask/run"])) == self.keys["write"]
-        except (StoreError, FormatError, KeyError, ValueError):
-            return False
+        then = again.read_about(self.out)
+        return then is not None and str(then["run"]) == self.keys["write"]
 
 
 def run(
@@ -120,7 +114,7 @@ def run(
 
     QC, filter, normalise, log1p, highly variable genes, PCA, neighbours, Leiden, UMAP, markers. Each stage is
     checkpointed in ``<out>.work``: the same call after a crash goes on where it was and ends with the same result. With
-    other settings it goes on from the first stage that they change.
+    other settings it goes on from the first stage that they change. The same call after its end does nothing.
 
     Parameters
     ----------
@@ -128,8 +122,8 @@ def run(
         Path or URL of counts: AnnData zarr or h5ad (read in place; csc is turned into rows first), 10x h5 or mtx, loom,
         csv (converted first).
     out
-        Path or URL of the zarr store to make. ``figures/``, ``markers.csv`` and ``run.json`` are put beside it, so give
-        every run a folder of its own.
+        Path or URL of the zarr store to make; a link means what it points to. ``figures/``, ``markers.csv`` and
+        ``run.json`` are put beside it, so give every run a folder of its own: those of another are not replaced.
     settings
         Options of the stages; see `sc_dask.pipeline.Settings`.
     memory
@@ -137,7 +131,7 @@ def run(
     storage_options, out_storage_options
         For the URLs; the second defaults to the first.
     overwrite
-        Replace a store that stands at ``out``.
+        Replace a store that stands at ``out``, and the files beside it that the report of its run lists.
     json_path
         Where to put the report; None: ``run.json`` beside ``out``.
     listener
@@ -145,7 +139,7 @@ def run(
 
     Returns
     -------
-    Result
+    Result; ``was_there`` if the same run was finished before, and nothing was done.
 
     Raises
     ------
@@ -157,30 +151,52 @@ def run(
     """
     malloc.one_arena()
     made = settings if isinstance(settings, Settings) else Settings.of(settings)
-    source_at = Location.parse(source, storage_options)
-    wanted = out_storage_options if out_storage_options is not None else _options_for(out, storage_options)
-    out_at = Location.parse(out, wanted)
-    json_at = (
-        _beside(out_at, "run.json") if json_path is None else Location.parse(json_path, _options_for(json_path, wanted))
-    )
-    _check_places(source_at, out_at, json_at)
-    facts = info(source_at, layer=made.input.layer, use_raw=made.input.use_raw)
+    at = Places.of(source, out, json_path, storage_options, out_storage_options)
+    places.check(at)
+    facts = info(at.source, layer=made.input.layer, use_raw=made.input.use_raw)
     inputs.check_facts(facts, made)
     start = time.perf_counter()
     with dask.config.set({} if memory is None else {"sc-dask.memory": memory}):
         plan = planning.plan(facts, made)
-        job = _Run(source_at, out_at, facts, made, listener, overwrite)
-        with _work_area(job, plan.block_bytes):
+        job = _Run(at, facts, made, listener, overwrite)
+        if not overwrite and not exists(job.work / "manifest.json") and job.is_written():
+            return _found(job)
+        job.manifest = Manifest.open(job.work, job.state)
+        with _work_area(job, plan.block_bytes), places.folder_held(at):
             _check_out(job)
             if job.manifest.result is not None and job.is_written():  # killed while the work area was removed
-                result = Result(**job.manifest.result, report=json.loads(read_bytes(json_at)))
+                result = Result(**job.manifest.result, report=_report_of(job) or {})
             else:
-                result = _stages(job, json_at, start)
+                result = _stages(job, start)
             job.manifest.discard({f.name: getattr(result, f.name) for f in fields(result) if f.name != "report"})
     return result
 
 
-def _stages(job: _Run, json_at: Location, start: float) -> Result:
+def _found(job: _Run) -> Result:
+    """Return the result of this very run, which was finished before, and touch nothing."""
+    at = job.at
+    report = _report_of(job)
+    if report is None:
+        if at.report != at.beside(places.REPORT):
+            raise StoreError(
+                f"{at.out} is there already, finished by this very run, and its report is not at {at.report}",
+                "the report where it was put",
+                "leave --json out, or add --overwrite",
+            )
+        report = {}
+    files = [name for name in report.get("files", ()) if name in places.BESIDE and exists(at.beside(name))]
+    drawn = tuple(str(at.beside(name)) for name in files if name != places.MARKERS)
+    markers = str(at.beside(places.MARKERS)) if places.MARKERS in files else None
+    return Result(str(at.out), drawn, markers, str(at.report), report, was_there=True)
+
+
+def _report_of(job: _Run) -> dict[str, Any] | None:
+    """Return the report of this very run, if it is there."""
+    found = places.report_at(job.at.report)
+    return found if found is not None and found.get("run") == job.keys["write"] else None
+
+
+def _stages(job: _Run, start: float) -> Result:
     adata = _open(job)
     keys.check(adata)
     for step in STEPS:
@@ -196,59 +212,38 @@ def _stages(job: _Run, json_at: Location, start: float) -> Result:
         if before is None and not job.is_written():
             _write(job, adata)
     names, markers = _report(job, adata)
+    files = [name for name in places.BESIDE if name in job.manifest.files]
     report = {
         "version": __version__,
         "versions": installed(),
         "input": str(job.source),
         "output": str(job.out),
+        "run": job.keys["write"],
+        "files": files,
         "stages": job.stages,
         "total": _total(job.stages, time.perf_counter() - start),
     }
-    write_bytes(json_at, json.dumps(report, indent=1, allow_nan=False).encode())
-    return Result(str(job.out), names, markers, str(json_at), report)
+    write_bytes(job.at.report, json.dumps(report, indent=1, allow_nan=False).encode())
+    return Result(str(job.out), names, markers, str(job.at.report), report)
 
 
-# -- places --------------------------------------------------------------------------------------
-
-
-def _options_for(path: str | os.PathLike[str], options: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
-    return options if options and not Location.parse(path).is_local else None
-
-
-def _beside(out: Location, name: str) -> Location:
-    return Location(f"{posixpath.dirname(out.url)}/{name}", out.storage_options)
-
-
-def _check_places(source: Location, out: Location, json_at: Location) -> None:
-    if not out.name.endswith(".zarr") or out.name == ".zarr":
-        raise InputError(
-            f"output {out}", "a name that ends in .zarr", f"--out {out.name.split('.')[0] or 'result'}.zarr"
-        )
-    here, there = (os.path.realpath(p.url) if p.is_local else p.url for p in (source, out))
-    if here == there:
-        raise InputError(f"input and output are both {out}", "another place for the output", "--out OTHER.zarr")
-    if f"{there}/".startswith(f"{here}/") or f"{here}/".startswith(f"{there}/"):
-        raise InputError(
-            f"one of input {source} and output {out} is inside the other", "two places", "--out OTHER.zarr"
-        )
-    if out.is_local and not next(p for p in out.path.parents if p.exists()).is_dir():
-        raise InputError(f"output {out} is under a file", "a folder", "--out OTHER.zarr")
-    if json_at.is_local and json_at.path.is_dir():
-        raise InputError(f"the place of the report, {json_at}, is a folder", "a file", f"--json {json_at}/run.json")
+# -- places ---------------------------------------------------------------------------------------
 
 
 @contextlib.contextmanager
 def _work_area(job: _Run, block_bytes: int) -> Iterator[None]:
     """Hold the work area and a folder for scratch; after an error nothing stays but finished stages."""
-    made_folders = _missing_parents(job.work)
     scratch = _scratch(job)
+    made_folders = [*places.missing_parents(job.work), *(places.missing_parents(scratch) if scratch else ())]
     resources: dict[str, Any] = {"sc-dask.block-bytes": block_bytes} | (
-        {"sc-dask.work-dir": scratch} if scratch else {}
+        {"sc-dask.work-dir": str(scratch)} if scratch else {}
     )
     try:
         with job.manifest.locked(), dask.config.set(resources):
             try:
-                _clear(scratch)
+                if scratch is not None:
+                    work.release(scratch)  # of a run that was killed
+                    work.claim(scratch)
                 yield
             except BaseException as err:
                 if job.manifest.stages:
@@ -256,43 +251,34 @@ def _work_area(job: _Run, block_bytes: int) -> Iterator[None]:
                 elif isinstance(err, KeyboardInterrupt) and exists(job.work / ".input.zarr.partial"):
                     err.add_note(f"What was converted is kept in {job.work}: the same command goes on from there.")
                 elif not exists(job.work / "manifest.json"):  # which may be that of a run of another input
-                    commit.remove(job.work)
+                    job.manifest.clear()
                 raise
             finally:
-                _clear(scratch)
+                if scratch is not None:
+                    work.release(scratch)
     finally:
         for folder in made_folders:
             with contextlib.suppress(OSError):  # not empty, as it should be
                 folder.rmdir()
 
 
-def _missing_parents(place: Location) -> list[Path]:
-    """Return the folders, innermost first, that are made for a place on this machine."""
-    return [p for p in place.path.parents if not p.exists()] if place.is_local else []
-
-
-def _scratch(job: _Run) -> str | None:
+def _scratch(job: _Run) -> Path | None:
     """Return the folder where passes lay blocks aside: the same for the same run, so that a killed one leaves none."""
     configured = config.get("work-dir")
     if configured is None and job.out.is_local:
-        return str((job.work / "scratch").path)  # on the disk that was chosen for the result
+        return (job.work / "scratch").path  # on the disk that was chosen for the result
     if configured is None and client() is not None:
         return None  # no folder is known that every worker sees
-    return os.path.join(configured or work.scratch(), f"sc-dask-{key_of(job.out.url, os.getuid())}")
-
-
-def _clear(folder: str | None) -> None:
-    if folder is not None:
-        commit.remove(Location(os.path.abspath(folder)))
+    return Path(os.path.abspath(configured or work.scratch()), f"sc-dask-{key_of(job.out.url, os.getuid())}")
 
 
 def _check_out(job: _Run) -> None:
-    """Find out now, not after hours, whether the store may be written.
+    """Find out now, not after hours, whether the store and the files beside it may be written.
 
     Raises
     ------
     StoreError, InputError
-        Something stands at ``out``, and may not be replaced.
+        Something stands at ``out`` or beside it, and may not be replaced.
     """
     if job.manifest.holds("markers", job.keys["markers"]) and job.is_written():
         return  # killed between the store and the end
@@ -301,9 +287,12 @@ def _check_out(job: _Run) -> None:
     try:
         commit.draft(job.out, overwrite=job.overwrite)
     except StoreError as err:
-        raise StoreError(
-            f"{job.out} is there already", "a free place", "add --overwrite, or name another --out"
-        ) from err
+        if job.overwrite or not commit.is_taken(job.out):
+            raise
+        reason = again.difference(job.out, job.about)
+        fix = "add --overwrite, or name another --out" if commit.is_store(job.out) else "--out OTHER.zarr"
+        raise StoreError(f"{job.out} ({reason}) is there already", "a free place", fix) from err
+    places.check_beside(job.at, places.own_files(job.at, job.manifest.files, job.overwrite))
 
 
 # -- the first and the last stages ---------------------------------------------------------------
@@ -336,38 +325,32 @@ def _open(job: _Run) -> AnnData:
 
 
 def _write(job: _Run, adata: AnnData) -> None:
-    about = {
-        "version": __version__,
-        "run": job.keys["write"],
-        "input": str(job.source),
-        "settings": json.dumps(
-            {f.name: job.settings.sections([f.name]) for f in fields(job.settings)}, allow_nan=False
-        ),
-    }
-    slots.write(adata, {("uns", "sc_dask"): about}, writer="pipeline")
+    slots.write(adata, {("uns", "sc_dask"): job.about}, writer="pipeline")
     write(adata, job.out.url, storage_options=dict(job.out.storage_options) or None, overwrite=job.overwrite)
 
 
 def _report(job: _Run, adata: AnnData) -> tuple[tuple[str, ...], str | None]:
-    """Put figures and the table of markers beside the store."""
-    names = []
+    """Put figures and the table of markers beside the store; what an earlier run of it had more is removed."""
     give_back()
     with log.stage("figures", job.listener) as s:
-        for name, png in make_figures(adata).items():
-            at = _beside(job.out, f"figures/{name}")
-            write_bytes(at, png)
-            names.append(str(at))
-        at, markers = _beside(job.out, "markers.csv"), None
+        made = {f"{places.FIGURES}/{name}": png for name, png in make_figures(adata).items()}
         if "rank_genes_groups" in adata.uns:
             table = get.rank_genes_groups_df(adata)
             if "group" not in table:  # one group only
                 table.insert(0, "group", adata.uns["rank_genes_groups"]["names"].dtype.names[0])
-            write_bytes(at, table.to_csv(index=False, float_format="%.6g").encode())
-            markers = str(at)
-        elif at.is_local:
-            at.path.unlink(missing_ok=True)  # of an earlier run: not this one's markers
+            made[places.MARKERS] = table.to_csv(index=False, float_format="%.6g").encode()
+        own = places.own_files(job.at, job.manifest.files, job.overwrite)
+        places.check_beside(job.at, own)  # again: hours may have passed
+        job.manifest.files = sorted(own | set(made) | {places.REPORT})
+        job.manifest.save()
+        for name, data in made.items():
+            write_bytes(job.at.beside(name), data)
+        for name in own.intersection(places.BESIDE).difference(made):
+            commit.remove_file(job.at.beside(name))
+        job.manifest.files = [*made, places.REPORT]
     job.stages.append(s.as_dict())
-    return tuple(names), markers
+    drawn = tuple(str(job.at.beside(name)) for name in made if name != places.MARKERS)
+    return drawn, str(job.at.beside(places.MARKERS)) if places.MARKERS in made else None
 
 
 def _total(stages: list[dict[str, Any]], seconds: float) -> dict[str, Any]:

@@ -342,7 +342,7 @@ def test_write__killed_while_overwriting_keeps_the_old_store(
         killer(m, owner, name, after)
         m.setattr(commit.Draft, "abandon", lambda self: None)  # a killed process does not clean up
         sd.write(adata[:10].copy(), tmp_path / "a.zarr", overwrite=True, shard_bytes=SHARD)
-    where = tmp_path / ".a.zarr.old" if (name, after) == ("move", 1) else tmp_path / "a.zarr"
+    where = tmp_path / ".a.zarr.old" / "a.zarr" if (name, after) == ("move", 1) else tmp_path / "a.zarr"
     assert_same(ad.read_zarr(where), adata)
     sd.write(adata[:20].copy(), tmp_path / "a.zarr", overwrite=True)
     assert ad.read_zarr(tmp_path / "a.zarr").n_obs == 20

@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 import scipy.sparse as sp
 
+from sc_dask import work
 from sc_dask.errors import StoreError
 from sc_dask.io.store import Location
 from sc_dask.pipeline.manifest import Manifest, key_of, read_bytes, write_bytes
@@ -82,6 +83,11 @@ def test_open__of_another_input_is_empty(place: Location) -> None:
 
 def test_open__something_else(place: Location) -> None:
     place.path.mkdir()
+    (place.path / "manifest.json").write_text(json.dumps({"input": "input", "stages": []}))
+    with pytest.raises(StoreError, match="in the way: sc-dask did not make it; .* next: move it away"):
+        Manifest.open(place, "input")
+    (place.path / "manifest.json").unlink()
+    work.claim(place.path)
     for text in ("not json", "[]", json.dumps({"stages": 3}), json.dumps({"stages": []})):
         (place.path / "manifest.json").write_text(text)
         with pytest.raises(StoreError, match=f"rm -r {place}"):
@@ -104,6 +110,18 @@ def test_discard__leaves_nothing(place: Location) -> None:
     manifest.add("qc", "key", {}, EVENTS)
     manifest.discard({"store": "result.zarr"})
     assert not place.path.exists()
+
+
+def test_discard__leaves_what_it_did_not_make(place: Location) -> None:
+    place.path.mkdir()  # empty: the run may use it, and leaves it there
+    for mine in ({}, {"notes.txt": "mine", "thesis.zarr": "mine too"}):
+        manifest = Manifest.open(place, "input")
+        with manifest.locked():
+            manifest.add("qc", "key", {}, EVENTS)
+            for name, text in mine.items():
+                (place.path / name).write_text(text)
+            manifest.discard({"store": "result.zarr"})
+        assert {p.name: p.read_text() for p in place.path.iterdir()} == mine
 
 
 def test_locked__one_at_a_time(place: Location) -> None:

@@ -56,7 +56,7 @@ SLOTS = {
 def test_run__report(finished: Finished) -> None:
     report = json.loads(Path(finished.result.json).read_text(), parse_constant=pytest.fail)
     assert report == finished.result.report
-    assert set(report) == {"version", "versions", "input", "output", "stages", "total"}
+    assert set(report) == {"version", "versions", "input", "output", "run", "files", "stages", "total"}
     assert report["versions"]["anndata"] == ad.__version__ and report["versions"]["sc-dask"] == sd.__version__
     stages = {s["name"]: s for s in report["stages"]}
     assert tuple(stages) == NAMES
@@ -380,9 +380,9 @@ def test_run__repeated_symbols_of_10x_are_numbered(store: Path, tmp_path: Path) 
 
 @pytest.mark.usefixtures("no_figures")
 def test_run__one_cluster_has_no_markers(store: Path, tmp_path: Path) -> None:
-    (tmp_path / "markers.csv").write_text("of an earlier run")
+    run_small(store, tmp_path / "result.zarr")
     settings = with_settings(leiden={"resolution": 1e-9})
-    result = run_small(store, tmp_path / "result.zarr", settings=settings)
+    result = run_small(store, tmp_path / "result.zarr", settings=settings, overwrite=True)
     assert result.markers is None
     assert not (tmp_path / "markers.csv").exists()
     assert "rank_genes_groups" not in ad.read_zarr(result.store).uns
@@ -393,7 +393,7 @@ def test_run__overwrite_replaces(store: Path, finished: Finished, tmp_path: Path
     shutil.copytree(finished.folder, tmp_path / "out")
     out = tmp_path / "out" / "result.zarr"
     with pytest.raises(sd.errors.StoreError, match="is there already.*--overwrite"):
-        run_small(store, out)
+        run_small(store, out, settings=with_settings(pca={"n_comps": 5}))
     assert differences(ad.read_zarr(out), finished.adata) == []
     result = run_small(store, out, settings=with_settings(pca={"n_comps": 5}), overwrite=True)
     assert ad.read_zarr(result.store).obsm["X_pca"].shape[1] == 5
