@@ -119,6 +119,7 @@ def _storage_option() -> Callable[..., Any]:
 def _common(command: Callable[..., Any]) -> Callable[..., Any]:
     for option in (
         _storage_option(),
+        click.option("--no-counts", is_flag=True, help="Leave raw counts (layers/counts) out of the result."),
         click.option("--config", "config_path", metavar="FILE", help="YAML file with options of the stages."),
         click.option("--memory", callback=_bytes, metavar="SIZE", help="Memory budget, for instance 4GiB."),
     ):  # fmt: skip
@@ -126,7 +127,14 @@ def _common(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
-def _settings(path: str | None) -> Any:
+def _settings(path: str | None, no_counts: bool) -> Any:
+    from dataclasses import replace
+
+    made = _settings_of(path)
+    return replace(made, write=replace(made.write, counts=False)) if no_counts else made
+
+
+def _settings_of(path: str | None) -> Any:
     from sc_dask.pipeline.settings import Settings
 
     if path is None:
@@ -181,6 +189,7 @@ def run(
     scheduler: str | None,
     memory: int | None,
     config_path: str | None,
+    no_counts: bool,
     storage_options: dict[str, Any] | None,
 ) -> None:
     """Run INPUT from counts to clusters, UMAP and markers.
@@ -188,7 +197,7 @@ def run(
     Beside OUT stand figures/, markers.csv and run.json: give every run a folder of its own. The same command after a
     crash goes on where it was, and after its end does nothing.
     """
-    settings = _settings(config_path)
+    settings = _settings(config_path, no_counts)
     _run(source, out, settings, memory, storage_options, overwrite, json_path, scheduler)
 
 
@@ -240,7 +249,12 @@ def _run(
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @_common
 def plan(
-    source: str, as_json: bool, memory: int | None, config_path: str | None, storage_options: dict[str, Any] | None
+    source: str,
+    as_json: bool,
+    memory: int | None,
+    config_path: str | None,
+    no_counts: bool,
+    storage_options: dict[str, Any] | None,
 ) -> None:
     """Print what a run of INPUT will cost, before anything runs."""
     from sc_dask.io.info import info as read_info
@@ -248,7 +262,7 @@ def plan(
     from sc_dask.pipeline import plan as make_plan
     from sc_dask.pipeline.planning import as_dict, as_text
 
-    settings = _settings(config_path)
+    settings = _settings(config_path, no_counts)
     (options,) = _options_for(storage_options, source)
     facts = read_info(source, storage_options=options, layer=settings.input.layer, use_raw=settings.input.use_raw)
     inputs.check_facts(facts, settings)

@@ -12,11 +12,14 @@ import logging
 import resource
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
+
+from sc_dask.errors import ScDaskWarning
 
 logger = logging.getLogger("sc_dask")
 
@@ -94,6 +97,31 @@ def rounds(label: str) -> Callable[[int, int], None] | None:
         listener.on_block(name, done, of, 0)
 
     return tell
+
+
+@contextlib.contextmanager
+def warnings_told() -> Iterator[list[str]]:
+    """Note what is warned of inside, by the logger or as a `ScDaskWarning`; it is shown as ever."""
+    told: list[str] = []
+    shown = warnings.showwarning
+
+    def note(record: logging.LogRecord) -> bool:
+        if record.levelno >= logging.WARNING:
+            told.append(record.getMessage())
+        return True
+
+    def show(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
+        if issubclass(category, ScDaskWarning):
+            told.append(str(message))
+        shown(message, category, *where, **more)
+
+    logger.addFilter(note)
+    warnings.showwarning = show
+    try:
+        yield told
+    finally:
+        warnings.showwarning = shown
+        logger.removeFilter(note)
 
 
 @contextlib.contextmanager

@@ -98,6 +98,8 @@ SLOTS: tuple[Slot, ...] = (
     Slot("X", "", "n_obs x n_vars", "float32", "pp.combat", "values without batch effects"),
     Slot("obs", "{}", "n_obs", "float", "pp.normalize_total", "the sum before, under key_added"),
     Slot("layers", "sc_dask_counts", "n_obs x n_vars", "number", "pipeline", "the counts, lazy, while a run is on"),
+    Slot("layers", "counts", "n_obs x n_vars", "number", "pipeline", "the counts beside normalised X"),
+    Slot("uns", "leiden_colors", "n_clusters", "str", "pipeline", "colours of the clusters, scanpy's"),
     Slot("var", "mt", "n_vars", "bool", "pipeline", "mitochondrial genes"),
     Slot("uns", "sc_dask", "", "dict", "pipeline", "version, input and settings of the run"),
     Slot("uns", "hvg", "", "dict", _HVG, "flavor"),

@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,7 +33,7 @@ import zarr
 from zarr.codecs import Crc32cCodec, ZstdCodec
 
 from sc_dask.errors import StoreError
-from sc_dask.io.shards import Shuffle, inner_codecs, put
+from sc_dask.io.shards import Shuffle, inner_codecs, put, put_in_all
 from sc_dask.outside.zarr import sync
 
 LAYOUT_VERSION = 1
@@ -234,6 +234,13 @@ def put_sparse(
     """
     for name, values in (("data", data), ("indices", indices)):
         put(array_of(group, name), shard, values, check=check)
+
+
+def put_alike(groups: Sequence[zarr.Group], shard: int, data: Sequence[np.ndarray], indices: np.ndarray) -> None:
+    """Write one shard of sparse matrices of one pattern and layout, whose values alone differ."""
+    for group, values in zip(groups, data, strict=True):
+        put(array_of(group, "data"), shard, values)
+    put_in_all([array_of(group, "indices") for group in groups], shard, indices)
 
 
 def put_dense(array: zarr.Array[Any], layout: DenseLayout, shard: int, rows: np.ndarray, check: bool = False) -> None:

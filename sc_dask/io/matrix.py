@@ -19,7 +19,7 @@ from dask.base import tokenize
 from sc_dask.array.blocks import RowBlocks, each_block, from_source
 from sc_dask.array.chunks import cut_dense, cut_rows, default_block_bytes
 from sc_dask.array.engine import run
-from sc_dask.array.expr import BlockArgs, Plan
+from sc_dask.array.expr import BlockArgs, Plan, read_block, run_steps
 from sc_dask.array.layer import ForeignSource, evaluate_block
 from sc_dask.array.source import Block, MemorySource
 from sc_dask.errors import ScDaskError, StoreError
@@ -37,6 +37,15 @@ from sc_dask.price import MIB, Size
 
 
 @dataclass(frozen=True)
+class Twin:
+    """A matrix of the same pattern that is written from the same blocks: what they are after some steps alone."""
+
+    path: str
+    n_steps: int
+    dtype: str
+
+
+@dataclass(frozen=True)
 class Target:
     """Where a matrix goes; shared by its tasks."""
 
@@ -47,6 +56,7 @@ class Target:
     check: bool  # read every shard back
     exact: bool  # the values must fit the type on disk
     attempt: str  # a name that no other attempt has
+    twins: tuple[Twin, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,8 +81,8 @@ class _ForecastError(Exception):
     """A block has other stored values than its indptr says, or values that the type on disk does not hold."""
 
 
-def _open(target: Target) -> Any:
-    return open_group(target.location, mode="r+", use_consolidated=False)[target.path]
+def _open(target: Target, path: str | None = None) -> Any:
+    return open_group(target.location, mode="r+", use_consolidated=False)[path or target.path]
 
 
 _ENDED: deque[str] = deque(maxlen=64)  # attempts that failed in this process: their other tasks need not begin
@@ -108,16 +118,24 @@ def put_sparse_shard(task: ShardTask, shared: tuple[Plan, Target]) -> bool:
         return True
     lo, hi = layout.span(task.shard)
     data, indices = BUFFERS.empty(hi - lo, layout.dtype), BUFFERS.empty(hi - lo, np.int32)
-    at = task.first
+    twins = [BUFFERS.empty(hi - lo, twin.dtype) for twin in target.twins]
+    last, at = len(plan.kernels), task.first
+    depths = frozenset([last, *(twin.n_steps for twin in target.twins)])
     for piece in task.pieces:
-        block = evaluate_block(plan, piece.args, piece.block)
+        blocks = run_steps(plan, piece.args, depths, read_block(plan, piece.args, piece.block))[0]
+        block = blocks[last][0]
         if block.nnz != piece.nnz:
             raise _ForecastError
         a, z = max(at, lo), min(at + block.nnz, hi)
         _fill(data[a - lo : z - lo], block.data[a - at : z - at], target)
         indices[a - lo : z - lo] = block.indices[a - at : z - at]
+        for values, twin in zip(twins, target.twins, strict=True):
+            values[a - lo : z - lo] = blocks[twin.n_steps][0].data[a - at : z - at]
         at += block.nnz
-    disk.put_sparse(group, layout, task.shard, data, indices, target.check)
+    if twins:
+        disk.put_alike([group, *(_open(target, t.path) for t in target.twins)], task.shard, [data, *twins], indices)
+    else:
+        disk.put_sparse(group, layout, task.shard, data, indices, target.check)
     return False
 
 
@@ -179,6 +197,43 @@ class _Wanted:
     encoding: str
     resume: bool
     check: bool
+    twins: tuple[tuple[str, RowBlocks], ...] = ()
+
+
+def are_twins(x: RowBlocks, below: RowBlocks) -> bool:
+    """Tell whether two sparse matrices have the same pattern, and x is ``below`` after steps that change its values."""
+    one, other = x.expression, below.expression
+    n = len(other.steps)
+    if not (one.is_sparse and other.is_sparse) or isinstance(one.source, ForeignSource) or one.source.read_once:
+        return False
+    if one.source.token != other.source.token or [s.name for s in one.steps[:n]] != [s.name for s in other.steps]:
+        return False
+    same_rows = one.rows is other.rows or (
+        one.rows is not None and other.rows is not None and np.array_equal(one.rows, other.rows)
+    )
+    return same_rows and all(step.keeps_pattern for step in one.steps[n:])
+
+
+def write_twins(
+    x: RowBlocks,
+    twins: Sequence[tuple[str, RowBlocks]],
+    location: Location,
+    path: str,
+    *,
+    shard_bytes: int = disk.SHARD_BYTES,
+) -> bool:
+    """Write a matrix and its twins (`are_twins`), each in its own type, with one read and their column numbers once.
+
+    Returns False where blocks were not as they were forecast: then each is to be written by itself.
+
+    Passes: as `write_matrix` of x alone. Memory: a worker holds a shard, the values of one for each twin, and a block.
+    """
+    wanted = _Wanted(path, shard_bytes, "csr_matrix", resume=False, check=False, twins=tuple(twins))
+    try:
+        _write(x, location, forecast(x, narrow=False, fractions=np.dtype(x.dtype)), wanted)
+    except _ForecastError:
+        return False
+    return True
 
 
 def shard_memory(size: Size) -> int:
@@ -265,7 +320,8 @@ def _write(x: RowBlocks, location: Location, told: Forecast, wanted: _Wanted) ->
     root = open_group(location, mode="r+", use_consolidated=False)
     func, layout, tasks, resume = (_sparse_tasks if x.expression.is_sparse else _dense_tasks)(x, root, told, wanted)
     exact = told.dtype != x.dtype and told.dtype.kind in "iu"
-    target = Target(location, wanted.path, layout, resume, wanted.check, exact, uuid4().hex)
+    twins = tuple(Twin(path, len(y.expression.steps), y.dtype.name) for path, y in wanted.twins)
+    target = Target(location, wanted.path, layout, resume, wanted.check, exact, uuid4().hex, twins)
     return _run(func, tasks, x, target)
 
 
@@ -277,6 +333,9 @@ def _sparse_tasks(x: RowBlocks, root: zarr.Group, told: Forecast, wanted: _Wante
     if not resume:
         n_rows = int(np.searchsorted(indptr, layout.chunk_nnz, side="left"))
         disk.create_sparse(root, wanted.path, layout, indptr, wanted.encoding, _shuffle(x, n_rows, told))
+        for path, y in wanted.twins:
+            own, shuffle = replace(layout, dtype=y.dtype.name), _shuffle(y, n_rows, Forecast(y.dtype, None))
+            disk.create_sparse(root, path, own, indptr, wanted.encoding, shuffle)
     tasks = []
     for shard in range(layout.n_shards):
         start, stop = layout.rows(shard, indptr)

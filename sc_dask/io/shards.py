@@ -7,7 +7,7 @@ against 14 (data and indices, one thread). Only the layout of our own stores (``
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
 import google_crc32c
@@ -74,6 +74,13 @@ def put(array: zarr.Array[Any], shard: int, values: np.ndarray, *, check: bool =
             "the values of the source",
             "check disk and memory, and convert again",
         )
+
+
+def put_in_all(arrays: Sequence[zarr.Array[Any]], shard: int, values: np.ndarray) -> None:
+    """Encode one whole shard once and store it in several arrays of one type and layout."""
+    body = Buffer.from_array_like(encode(arrays[0], values))
+    for array in arrays:
+        sync(array.store.set(key_of(array, shard), body))
 
 
 def encode(array: zarr.Array[Any], values: np.ndarray) -> np.ndarray:

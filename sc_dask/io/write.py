@@ -31,7 +31,7 @@ from sc_dask.errors import InputError, StoreError, TakenOverError
 from sc_dask.io import commit, graphs, keys
 from sc_dask.io import layout as disk
 from sc_dask.io.columns import storable, storable_column, storable_table
-from sc_dask.io.matrix import Written, shard_memory, write_matrix
+from sc_dask.io.matrix import Written, are_twins, shard_memory, write_matrix, write_twins
 from sc_dask.io.store import Location, exists, inside, open_group, quiet, revision_of, same_place
 from sc_dask.outside.anndata import named_layers
 from sc_dask.outside.zarr import sync
@@ -82,8 +82,9 @@ def write(
     shard_bytes
         Decoded size of one stored object; a worker holds one, and a block.
 
-    Passes: 1 over each lazy matrix, and to count its non-zeros none where it is as it was
-    stored, a half where genes were picked, else 1 more; ``update``: none.
+    Passes: 1 over each lazy matrix (1 over both where one is the other with other values, as logarithms are of the
+    counts in a layer), and to count its non-zeros none where it is as it was stored, a half where genes were picked,
+    else 1 more; ``update``: none.
     Memory: a shard and a block per worker; per-row counts, and one column of a lazy obs, on the driver.
 
     Raises
@@ -121,15 +122,37 @@ def write(
         place.begin()
         try:
             write_elements(adata, place.place)  # first: what cannot be stored is found before X is read
-            for where, x in matrices(adata):
-                write_one(x, place.place, where, narrow=narrow, shard_bytes=shard_bytes)
-                place.check_own()
+            _write_matrices(adata, place, narrow, shard_bytes)
             place.publish()
         except TakenOverError:
             raise  # what stands there is another writer's
         except BaseException:
             place.abandon()
             raise
+
+
+def _write_matrices(adata: AnnData, place: commit.Draft, narrow: bool, shard_bytes: int) -> None:
+    """Write all matrices; where one differs from another in its values alone, both with one read."""
+    left = dict(matrices(adata))
+    while left:
+        where, twins = _deepest(left) if not narrow else (next(iter(left)), [])
+        x = left.pop(where)
+        pairs = [(path, from_array(left[path])) for path in twins]
+        if pairs and write_twins(from_array(x), pairs, place.place, where, shard_bytes=shard_bytes):
+            left = {path: value for path, value in left.items() if path not in twins}
+        else:
+            write_one(x, place.place, where, narrow=narrow, shard_bytes=shard_bytes)
+        place.check_own()
+
+
+def _deepest(left: Mapping[str, Any]) -> tuple[str, list[str]]:
+    """Return the matrix that has twins and most steps of all such, and its twins; else the first alone."""
+    lazy = {path: from_array(x) for path, x in left.items() if isinstance(x, DaskArray)}
+    for path in sorted(lazy, key=lambda p: -len(lazy[p].expression.steps)):
+        twins = [p for p, below in lazy.items() if p != path and are_twins(lazy[path], below)]
+        if twins:
+            return path, twins
+    return next(iter(left)), []
 
 
 def _write_h5ad(adata: AnnData, target: Location, overwrite: bool) -> None:

@@ -43,7 +43,7 @@ _STYLE = {
     "xtick.labelsize": 8,
     "ytick.labelsize": 8,
 }
-# vega's 20 and zeileis' 28, as scanpy orders them
+# vega's 20, zeileis' 28 and godsnot's 102, as scanpy orders them
 _TWENTY = (
     "1f77b4ff7f0e279e68d62728aa40fc8c564be377c2b5bd6117becfaec7e8"
     "ffbb7898df8aff9896c5b0d5c49c94f7b6d2dbdb8d9edae5ad494a8c6d31"
@@ -52,6 +52,25 @@ _TWENTY_EIGHT = (
     "023fa57d87b9bec1d4d6bcc0bb77848e063b4a6fe38595e1b5bbe3e6afb9e07b91d33f6a11c6388dd593"
     "c6dec7ead3c6f0b98def97080fcfc09cded6d5eae7f3e1ebf6c4e1f79cd47f7f7fc7c7c71ce6ff336600"
 )
+
+_HUNDRED_AND_TWO = (
+    "ffff001ce6ffff34ffff4a46008941006fa6a30059ffdbe57a49000000a663ffacb79762004d438fb0ff997d875a0007809693"
+    "6a3a4c1b44004fc6013b5dff4a3b53ff2f8061615aba09006b790000c2a0ffaa92ff90c9b903aad16100ddefff0000357b4f4b"
+    "a1c2993000180aa6d801334900846f372101ffb500c2ffeda079bfcc0744c0b9b2c2ff99001e0900489c6f00620cbd66eec3ff"
+    "456d75b77b687a87a1788d66885578fad09fff8a9ad157a0bec4594566480086ed886f4c34362db4a8bd00a6aa452c2c636375"
+    "a3c8c9ff913f938a8157532900fecfb05b6f8cd0ff3b970004f757c8a1a11e6e007900d7a775006367a9a058376b002c772600"
+    "d790ff9b9700549e79fff69f20162572418fbc23ff99adc03a24659223295b4534fde8dc404e550089a3cb7e98a4e804324e72"
+)
+
+
+def default_colors(n: int) -> np.ndarray:
+    """Return n colours as ``#rrggbb``: scanpy's up to 102 groups; beyond, where it has grey alone, hues that differ."""
+    from matplotlib.colors import to_hex
+
+    for hexes in (_TWENTY, _TWENTY_EIGHT, _HUNDRED_AND_TWO):
+        if 6 * n <= len(hexes):
+            return np.array([f"#{hexes[6 * i : 6 * i + 6]}" for i in range(n)])
+    return np.array([to_hex(c) for c in _hues(n)])
 
 
 def memory(n_obs: int) -> int:
@@ -341,14 +360,18 @@ def _groups(adata: AnnData, key: str) -> tuple[list[str], np.ndarray, np.ndarray
 
 
 def _palette(n: int, given: Any = None) -> np.ndarray:
-    """Return n colours (n, 3): those given if they are n colours, else scanpy's, else hues around the circle."""
-    from matplotlib.colors import hsv_to_rgb, is_color_like
+    """Return n colours (n, 3): those given if they are n colours, else the default ones."""
+    from matplotlib.colors import is_color_like
 
     if given is not None and len(given) == n and all(is_color_like(c) for c in given):
         return _rgb(list(given))
-    if n <= 28:
-        hexes = _TWENTY if n <= 20 else _TWENTY_EIGHT
-        return _rgb([f"#{hexes[6 * i : 6 * i + 6]}" for i in range(n)])
+    return _rgb(list(default_colors(n)))
+
+
+def _hues(n: int) -> np.ndarray:
+    """Return n colours (n, 3) around the circle of hues."""
+    from matplotlib.colors import hsv_to_rgb
+
     i = np.arange(n)
     hue = i * 0.6180339887498949 % 1  # the golden section: neighbours in number are far in hue
     saturation, value = np.array([0.85, 0.45, 0.65])[i % 3], np.array([0.85, 0.9, 0.55, 0.7])[i % 4]

@@ -65,6 +65,7 @@ class _Run:
         self.manifest = Manifest(self.work, self.state)
         self.index = 0
         self.stages: list[dict[str, Any]] = []
+        self.notes: dict[str, Any] = {}  # what the running stage tells beside its figures
 
     def _keys(self, state: str) -> dict[str, str]:
         """Return what every stage depends on: the input, and the options of this stage and of all before it."""
@@ -86,10 +87,12 @@ class _Run:
             del self.manifest.stages[self.index :]
             params = self.settings.sections(_SECTIONS.get(name, ()))
             give_back()  # what an earlier stage needed is no part of this one's memory
-            with log.stage(name, self.listener, **params) as s, slots.journal() as events:
+            self.notes = {}
+            with log.warnings_told() as told, log.stage(name, self.listener, **params) as s, slots.journal() as events:
                 yield None
-            self.stages.append(s.as_dict())
-            self.manifest.add(name, self.keys[name], s.as_dict(), events)
+            figures = s.as_dict() | self.notes | {"warnings": told}
+            self.stages.append(figures)
+            self.manifest.add(name, self.keys[name], figures, events)
         self.index += 1
 
     def is_written(self) -> bool:
@@ -114,7 +117,8 @@ def run(
 
     QC, filter, normalise, log1p, highly variable genes, PCA, neighbours, Leiden, UMAP, markers. Each stage is
     checkpointed in ``<out>.work``: the same call after a crash goes on where it was and ends with the same result. With
-    other settings it goes on from the first stage that they change. The same call after its end does nothing.
+    other settings it goes on from the first stage that they change. The same call after its end does nothing. The
+    result holds log-normalised X, the counts as a layer, and what the stages write.
 
     Parameters
     ----------
@@ -147,7 +151,7 @@ def run(
         Before X is read for all that metadata tell. What only the values tell (no counts, nothing left by the filters)
         comes from the stage that finds it. If no stage was finished, nothing stays behind.
 
-    Passes: 4 to ``X_pca``, 1 for markers, up to 2 to write X. Memory: as `sc_dask.pipeline.plan` says.
+    Passes: 4 to ``X_pca``, 1 for markers, up to 2 to write X and the counts. Memory: as `sc_dask.pipeline.plan` says.
     """
     malloc.one_arena()
     made = settings if isinstance(settings, Settings) else Settings.of(settings)
@@ -206,20 +210,28 @@ def _stages(job: _Run, start: float) -> Result:
             if before is not None and not step.lazy:
                 slots.replay(adata, before)
             else:
-                step.run(adata, job.settings)
+                kept = step.run(adata, job.settings)
+                job.notes = {"n_obs": adata.n_obs, "n_vars": adata.n_vars} | ({"kept": kept} if kept else {})
     with job.stage("write") as before:
         finish(adata, job.settings)
         if before is None and not job.is_written():
             _write(job, adata)
+        job.notes = {"n_obs": adata.n_obs, "n_vars": adata.n_vars}
     names, markers = _report(job, adata)
     files = [name for name in places.BESIDE if name in job.manifest.files]
     report = {
         "version": __version__,
         "versions": installed(),
         "input": str(job.source),
+        "input_state": job.about["input_state"],
         "output": str(job.out),
         "run": job.keys["write"],
         "files": files,
+        "n_obs": adata.n_obs,
+        "n_vars": adata.n_vars,
+        "n_clusters": len(adata.obs["leiden"].cat.categories),
+        "recall": float(adata.uns["neighbors"]["params"]["recall"]),
+        "warnings": [f"{s['name']}: {text}" for s in job.stages for text in s["warnings"]],
         "stages": job.stages,
         "total": _total(job.stages, time.perf_counter() - start),
     }
@@ -332,7 +344,7 @@ def _write(job: _Run, adata: AnnData) -> None:
 def _report(job: _Run, adata: AnnData) -> tuple[tuple[str, ...], str | None]:
     """Put figures and the table of markers beside the store; what an earlier run of it had more is removed."""
     give_back()
-    with log.stage("figures", job.listener) as s:
+    with log.warnings_told() as told, log.stage("figures", job.listener) as s:
         made = {f"{places.FIGURES}/{name}": png for name, png in make_figures(adata).items()}
         if "rank_genes_groups" in adata.uns:
             table = get.rank_genes_groups_df(adata)
@@ -348,7 +360,7 @@ def _report(job: _Run, adata: AnnData) -> tuple[tuple[str, ...], str | None]:
         for name in own.intersection(places.BESIDE).difference(made):
             commit.remove_file(job.at.beside(name))
         job.manifest.files = [*made, places.REPORT]
-    job.stages.append(s.as_dict())
+    job.stages.append(s.as_dict() | {"warnings": told})
     drawn = tuple(str(job.at.beside(name)) for name in made if name != places.MARKERS)
     return drawn, str(job.at.beside(places.MARKERS)) if places.MARKERS in made else None
 

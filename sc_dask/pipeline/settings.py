@@ -122,9 +122,13 @@ class Markers:
 
 @dataclass(frozen=True)
 class Write:
-    """``x``: what X of the result holds: ``normalized`` (scanpy's custom), ``counts``, or ``none`` (smallest)."""
+    """``x``: what X of the result holds: ``normalized`` (scanpy's custom), ``counts``, or ``none`` (smallest).
+
+    ``counts``: beside a normalised X, the raw counts in ``layers["counts"]``.
+    """
 
     x: str = "normalized"
+    counts: bool = True
 
 
 @dataclass(frozen=True)

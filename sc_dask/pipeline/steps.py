@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -12,6 +12,7 @@ from sc_dask import get, pp, slots, tl
 from sc_dask.array.qc import not_counts
 from sc_dask.errors import InputError
 from sc_dask.log import logger
+from sc_dask.pipeline.figures import default_colors
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from sc_dask.pipeline.settings import Filter, Settings
 
 
+Kept = dict[str, Any]  # what a bound has left: bound, n_obs, n_vars
 COUNTS = "sc_dask_counts"  # the lazy layer of counts while a run is on
 
 
@@ -30,7 +32,7 @@ class Step:
     """
 
     name: str
-    run: Callable[[AnnData, Settings], None]
+    run: Callable[[AnnData, Settings], list[Kept] | None]
     sections: tuple[str, ...]
     lazy: bool = False
 
@@ -94,17 +96,24 @@ def _check_filter(adata: AnnData, s: Settings) -> None:
         )  # fmt: skip
 
 
-def filter_cells_and_genes(adata: AnnData, s: Settings) -> None:
-    """Drop cells with too little, then genes in too few cells, then cells with too much."""
-    f = s.filter
-    for name in ("min_genes", "min_counts"):
+def filter_cells_and_genes(adata: AnnData, s: Settings) -> list[Kept]:
+    """Drop cells with too little, then genes in too few cells, then cells with too much; tell what each bound left."""
+    f, kept = s.filter, []
+    for name in ("min_genes", "min_counts", "min_cells"):
+        bound = getattr(f, name)
+        if bound is not None:
+            verb = pp.filter_genes if name == "min_cells" else pp.filter_cells
+            verb(adata, **{name: bound})
+            kept.append({"bound": f"{name} {bound:g}", "n_obs": adata.n_obs, "n_vars": adata.n_vars})
+    most = ("max_genes", "max_counts", "max_pct_mt")
+    keep = np.ones(adata.n_obs, bool)
+    for i, name in enumerate(most):
         if getattr(f, name) is not None:
-            pp.filter_cells(adata, **{name: getattr(f, name)})
-    if f.min_cells is not None:
-        pp.filter_genes(adata, min_cells=f.min_cells)
-    keep = _kept_cells(adata, f, ("max_genes", "max_counts", "max_pct_mt"))
+            keep = _kept_cells(adata, f, most[: i + 1])
+            kept.append({"bound": f"{name} {getattr(f, name):g}", "n_obs": int(keep.sum()), "n_vars": adata.n_vars})
     if not keep.all():
         slots.subset(adata, "obs", keep)
+    return kept
 
 
 def normalize(adata: AnnData, s: Settings) -> None:
@@ -171,11 +180,19 @@ STEPS: tuple[Step, ...] = (
 
 
 def finish(adata: AnnData, s: Settings) -> None:
-    """Give X and the layers what the result is to hold."""
-    if s.write.x == "counts":
-        slots.write(adata, {("X", ""): adata.layers[COUNTS]})
+    """Give X, the layers and the colours of clusters what the result is to hold."""
+    counts = adata.layers[COUNTS]
     slots.drop(adata, "layers", COUNTS)
+    if s.write.x == "counts":
+        slots.write(adata, {("X", ""): counts})
+    if s.write.x == "normalized" and s.write.counts:
+        if "counts" not in adata.layers:
+            slots.write(adata, {("layers", "counts"): counts})
+        elif s.input.layer != "counts":
+            logger.warning("layers['counts'] of the input stays as it is; what was analysed was something else")
     if s.write.x != "normalized":
         slots.drop(adata, "uns", "log1p")
     if s.write.x == "none":
         slots.drop(adata, "X", "")
+    n_clusters = len(adata.obs["leiden"].cat.categories)
+    slots.write(adata, {("uns", "leiden_colors"): default_colors(n_clusters)})

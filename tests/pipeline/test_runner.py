@@ -44,8 +44,11 @@ SLOTS = {
     "obsm": {"X_pca", "X_umap"},
     "varm": {"PCs"},
     "obsp": {"connectivities", "distances"},
-    "uns": {"hvg", "leiden", "log1p", "neighbors", "pca", "rank_genes_groups", "sc_dask", "simulation", "umap"},
-    "layers": set(),
+    "uns": {
+        "hvg", "leiden", "leiden_colors", "log1p", "neighbors", "pca", "rank_genes_groups", "sc_dask", "simulation",
+        "umap",
+    },
+    "layers": {"counts"},
     "varp": set(),
 }  # fmt: skip
 
@@ -56,12 +59,17 @@ SLOTS = {
 def test_run__report(finished: Finished) -> None:
     report = json.loads(Path(finished.result.json).read_text(), parse_constant=pytest.fail)
     assert report == finished.result.report
-    assert set(report) == {"version", "versions", "input", "output", "run", "files", "stages", "total"}
+    assert set(report) == {
+        "version", "versions", "input", "input_state", "output", "run", "files", "n_obs", "n_vars", "n_clusters",
+        "recall", "warnings", "stages", "total",
+    }  # fmt: skip
     assert report["versions"]["anndata"] == ad.__version__ and report["versions"]["sc-dask"] == sd.__version__
     stages = {s["name"]: s for s in report["stages"]}
     assert tuple(stages) == NAMES
     for s in stages.values():
-        assert set(s) == {"name", "seconds", "passes", "bytes_read", "peak_rss_bytes", "params"}
+        more = {"n_obs", "n_vars"} if s["name"] != "figures" else set()
+        more |= {"kept"} if s["name"] == "filter" else set()
+        assert set(s) == {"name", "seconds", "passes", "bytes_read", "peak_rss_bytes", "params", "warnings"} | more
         assert s["peak_rss_bytes"] > 50e6
         assert s["passes"] > 0 or s["bytes_read"] == 0
     assert stages["qc"]["params"]["percent_top"] == [20, 50]
@@ -72,6 +80,14 @@ def test_run__report(finished: Finished) -> None:
     assert to_pca <= 4
     assert stages["markers"]["passes"] == 1
     assert stages["write"]["passes"] <= 2
+    counts = ad.read_zarr(finished.source).X.toarray()
+    cells = (counts > 0).sum(axis=1) >= 40
+    genes = (counts[cells] > 0).sum(axis=0) >= 3
+    shapes = [(s["n_obs"], s["n_vars"]) for s in (*stages["filter"]["kept"], stages["qc"], report)]
+    assert [k["bound"] for k in stages["filter"]["kept"]] == ["min_genes 40", "min_cells 3"]
+    assert shapes == [(cells.sum(), 300), (cells.sum(), genes.sum()), (420, 300), (cells.sum(), genes.sum())]
+    assert report["recall"] == 1 and report["n_clusters"] == finished.adata.obs["leiden"].nunique()
+    assert report["warnings"] == []
     total = report["total"]
     assert total["bytes_read"] > 0
     assert set(total) == {"seconds", "passes", "bytes_read", "peak_rss_bytes"}
@@ -113,6 +129,54 @@ def test_run__scanpy_works_on_the_result(finished: Finished) -> None:
     assert quality[0] > quality[1] - 0.01
 
 
+def test_run__counts_are_those_of_the_input(finished: Finished) -> None:
+    adata = finished.adata
+    counts = ad.read_zarr(finished.source)[adata.obs_names, adata.var_names].X
+    assert (adata.layers["counts"] != counts).nnz == 0 and adata.layers["counts"].dtype == counts.dtype
+    assert {s["name"]: s["passes"] for s in finished.result.report["stages"]}["write"] < 1.6
+    import scanpy as sc
+
+    again = ad.AnnData(counts.astype(np.float32), obs=adata.obs[[]], var=adata.var[[]])
+    sc.pp.normalize_total(again, target_sum=1e4)
+    sc.pp.log1p(again)
+    assert abs(again.X - adata.X).max() < 1e-5
+
+
+def test_run__colours_are_scanpys(finished: Finished) -> None:
+    from scanpy.plotting import palettes
+
+    from sc_dask.pipeline.figures import default_colors
+
+    n = finished.adata.obs["leiden"].nunique()
+    assert list(finished.adata.uns["leiden_colors"]) == palettes.default_20[:n]
+    for palette in (palettes.default_20, palettes.default_28, palettes.default_102):
+        assert list(default_colors(len(palette))) == [c.lower() for c in palette]
+    assert len(set(default_colors(300))) == 300
+
+
+@pytest.mark.usefixtures("no_figures")
+def test_run__counts_may_be_left_out(store: Path, finished: Finished, tmp_path: Path) -> None:
+    result = run_small(store, tmp_path / "result.zarr", settings=with_settings(write={"counts": False}))
+    adata, expected = ad.read_zarr(result.store), finished.adata
+    del adata.uns["sc_dask"], expected.uns["sc_dask"], expected.layers["counts"]
+    assert differences(adata, expected) == []
+
+
+@pytest.mark.usefixtures("no_figures")
+def test_run__counts_of_the_input_stay(old: Path, store: Path, tmp_path: Path) -> None:
+    settings = with_settings(input={"layer": "whole"}, qc={"mt_prefix": "NONE"})
+    adata = ad.read_zarr(old)
+    adata.layers["whole"] = adata.layers["counts"] * 2
+    adata.write_zarr(tmp_path / "two.zarr")
+    result = run_small(tmp_path / "two.zarr", tmp_path / "out" / "result.zarr", settings=settings)
+    made = ad.read_zarr(result.store)
+    assert (made.layers["counts"] != ad.read_zarr(store)[made.obs_names, made.var_names].X).nnz == 0
+    said = json.loads(Path(result.json).read_text())["warnings"]
+    assert len(said) == 2
+    assert said[0].startswith("qc: no gene name starts with 'NONE'")
+    assert said[1].startswith("write: layers['counts'] of the input stays")
+
+
 def test_run__files_beside_the_store(finished: Finished) -> None:
     assert left_over(finished.folder) == set()
     assert {p.name for p in (finished.folder / "figures").iterdir()} == {
@@ -143,7 +207,7 @@ def test_run__is_the_verbs_in_turn(finished: Finished) -> None:
     sd.tl.umap(adata, maxiter=20, init_pos="multilevel")
     sd.tl.rank_genes_groups(adata, "leiden", n_genes=100, pts=True)
     result = finished.adata
-    del result.uns["sc_dask"]
+    del result.uns["sc_dask"], result.uns["leiden_colors"], result.layers["counts"]
     names = [x.uns["rank_genes_groups"].pop("names") for x in (result, adata)]
     for group in adata.obs["leiden"].cat.categories:  # the last bits of scores decide the order of like ones
         assert len(set(names[0][group]) & set(names[1][group])) >= 98
@@ -307,8 +371,9 @@ def test_run__layer_of_an_analysed_store(old: Path, store: Path, tmp_path: Path)
         for name in ("counts", "halves", "mine"):
             getattr(adata, key).pop(name, None)
     expected = ad.read_zarr(fresh.store)
+    del expected.layers["counts"]
     del adata.uns["sc_dask"], expected.uns["sc_dask"]
-    assert differences(adata, expected) == []  # leiden_colors, highly_variable_nbatches and the rest are gone
+    assert differences(adata, expected) == []  # highly_variable_nbatches and the rest are gone
 
 
 @pytest.mark.usefixtures("no_figures")
