@@ -241,6 +241,11 @@ def shard_memory(size: Size) -> int:
     return min(140 * MIB + 90 * MIB * size.streams, int(2.2 * size.decoded))
 
 
+def twin_memory(size: Size) -> int:
+    """Return the bytes of values of a second matrix whose shards are made with them; column numbers are made once."""
+    return size.streams * min(disk.SHARD_BYTES // disk.NNZ_BYTES * size.value_bytes, size.decoded)
+
+
 def write_matrix(
     x: RowBlocks,
     location: Location,

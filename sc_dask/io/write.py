@@ -31,7 +31,7 @@ from sc_dask.errors import InputError, StoreError, TakenOverError
 from sc_dask.io import commit, graphs, keys
 from sc_dask.io import layout as disk
 from sc_dask.io.columns import storable, storable_column, storable_table
-from sc_dask.io.matrix import Written, are_twins, shard_memory, write_matrix, write_twins
+from sc_dask.io.matrix import Written, are_twins, shard_memory, twin_memory, write_matrix, write_twins
 from sc_dask.io.store import Location, exists, inside, open_group, quiet, revision_of, same_place
 from sc_dask.outside.anndata import named_layers
 from sc_dask.outside.zarr import sync
@@ -44,8 +44,8 @@ MAPPINGS = ("obsm", "varm", "obsp", "varp")
 _LIBRARIES = 40 * MIB  # encoders
 
 
-def _price(size: Size, **_: Any) -> Price:
-    return Price(2, _LIBRARIES + int(1.3 * shard_memory(size)))
+def _price(size: Size, *, n_twins: int = 0, **_: Any) -> Price:
+    return Price(2, _LIBRARIES + int(1.3 * shard_memory(size)) + n_twins * twin_memory(size))
 
 
 @priced(_price)

@@ -93,6 +93,7 @@ def _prices(facts: Info, s: Settings, size: Size) -> dict[str, Price]:
     if s.filter.min_cells is not None:
         filters.append(price_of(pp.filter_genes, after_qc))
     target = s.normalize.target_sum
+    with_counts = s.write.x == "normalized" and s.write.counts
     out = {} if is_read_in_place(facts) else {"convert": price_of(convert, size, by_columns=bool(facts.by_columns))}
     out |= {
         "qc": price_of(pp.calculate_qc_metrics, size),
@@ -104,7 +105,7 @@ def _prices(facts: Info, s: Settings, size: Size) -> dict[str, Price]:
         "leiden": price_of(tl.leiden, size, **s.section("leiden")),
         "umap": price_of(tl.umap, size, **s.section("umap")),
         "markers": price_of(tl.rank_genes_groups, size, groupby="leiden", **s.section("markers")),
-        "write": price_of(write, size) if s.write.x != "none" else Price(),
+        "write": price_of(write, size, n_twins=int(with_counts)) if s.write.x != "none" else Price(),
         "figures": Price(0, figures.memory(size.n_obs)),
     }
     return out

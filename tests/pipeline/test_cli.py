@@ -85,6 +85,9 @@ def test_run__says_what_was_done(store: Path, quick: list[str], tmp_path: Path) 
     assert "\x1b" not in done.stdout
     assert "\r" not in done.stdout
     assert left_over(tmp_path / "out") == set()
+    assert set(ad.read_zarr(tmp_path / "out" / "result.zarr").layers) - {None} == {"counts"}
+    other = sc_dask("run", store, "--out", tmp_path / "out" / "result.zarr", *quick, "--no-counts")
+    assert "write.counts was true and is false" in said(other)
 
 
 def test_info__of_every_kind(store: Path, tmp_path: Path) -> None:
@@ -112,6 +115,9 @@ def test_plan__as_table_and_as_json(store: Path) -> None:
     assert re.fullmatch(r"qc +1 +\d+ KiB +\d+ +\d+ MiB", lines[5])
     assert lines[-1].startswith("all ")
     plan = json.loads(sc_dask("plan", store, "--json").stdout)
+    without = json.loads(sc_dask("plan", store, "--json", "--no-counts").stdout)
+    writes = [{s["stage"]: s for s in p["stages"]}["write"] for p in (plan, without)]
+    assert writes[0]["peak_bytes"] > writes[1]["peak_bytes"] and writes[0]["passes"] == writes[1]["passes"]
     assert [s["stage"] for s in plan["stages"]][0] == "qc"
     assert plan["peak_bytes"] == max(s["peak_bytes"] for s in plan["stages"])
     assert set(plan["stages"][0]) == {"stage", "passes", "bytes_read", "tasks", "peak_bytes"}
