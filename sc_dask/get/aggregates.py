@@ -41,7 +41,8 @@ def aggregate(
     adata
         Annotated matrix (n_obs, n_vars), in memory or lazy.
     by
-        Column with the groups, or several: each combination that occurs is a group.
+        Column with the groups, or several: each combination that occurs is a group. Cells (genes) without a value take
+        no part.
     func
         ``"sum"``, ``"mean"``, ``"var"``, ``"count_nonzero"``, ``"median"``, or several.
     axis
@@ -68,7 +69,7 @@ def aggregate(
     Raises
     ------
     InputError
-        An unknown function, a key with missing values, a mask that keeps nothing, or options that exclude each other.
+        An unknown function, a key without values, a mask that keeps nothing, or options that exclude each other.
     MissingKeyError
         No such column, layer or entry of obsm or varm.
 
@@ -133,12 +134,8 @@ def _groups(adata: AnnData, by: list[str], axis: str, mask: np.ndarray | str | N
     if not keep.any():
         raise InputError(f"{'no' if mask is None else 'mask keeps no'} {axis} to aggregate", "at least one")
     missing = table.isna().any(axis=1).to_numpy()
-    if (missing & keep).any():
-        raise InputError(
-            f"{(missing & keep).sum()} missing values in {axis}[{listed(by)}]",
-            "a group for each",
-            f"leave them out: mask=adata.{axis}[{by[0]!r}].notna().to_numpy()",
-        )
+    if missing.all():
+        raise InputError(f"{axis}[{listed(by)}] has no value", "a group for some")
     codes = np.full(len(table), -1, np.int32)
     grouped = table[~missing].groupby(by, observed=True, sort=True)
     codes[~missing] = grouped.ngroup()

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
 
+_ROWS = 10_000  # of a backed X, read together
+
+
 def listed(names: Iterable[Any], n: int = 8) -> str:
     """Return the first names, for a message."""
     names = [str(x) for x in names]
@@ -67,16 +70,20 @@ def matrix(
     -------
     Lazy matrix (n_obs, n_vars or n_kept). Nothing is read.
     """
-    x = stored(adata, layer, use_raw=use_raw)
+    blocks = blocks_of(stored(adata, layer, use_raw=use_raw))
+    mask = var_mask(adata, mask_var)
+    return blocks if mask is None else blocks.select_columns(np.flatnonzero(mask))
+
+
+def blocks_of(x: Any) -> RowBlocks:
+    """Return a matrix as lazy row blocks, whatever it is stored as; nothing is read."""
     if not isinstance(x, np.ndarray | da.Array) and not sp.issparse(x):
         raise InputError(
             f"a matrix of type {type(x).__name__}",
             "an ndarray, a scipy sparse matrix or a Dask array",
             "read the file with sd.read(path) instead of backed mode",
         )
-    blocks = from_array(np.asarray(x) if isinstance(x, np.ndarray) and type(x) is not np.ndarray else x)
-    mask = var_mask(adata, mask_var)
-    return blocks if mask is None else blocks.select_columns(np.flatnonzero(mask))
+    return from_array(np.asarray(x) if isinstance(x, np.ndarray) and type(x) is not np.ndarray else x)
 
 
 def var_mask(adata: AnnData, mask_var: np.ndarray | str | None) -> np.ndarray | None:
@@ -157,7 +164,7 @@ def obs_df(
     keys
         Columns of obs, or genes (of var_names, or of the column ``gene_symbols`` of var).
     obsm_keys
-        Pairs of an obsm key and a column number.
+        Pairs of an obsm key and a column number (of a table: a column's name, or its number).
     layer, use_raw
         Where the values of genes come from.
 
@@ -168,7 +175,7 @@ def obs_df(
     Raises
     ------
     MissingKeyError
-        A key is neither a column nor a gene, or is both.
+        A key is neither a column nor a gene, or is both, or a gene of several.
 
     Examples
     --------
@@ -181,32 +188,57 @@ def obs_df(
     var = adata.raw.var if use_raw and adata.raw is not None else adata.var
     names = pd.Index(slots.load(var, gene_symbols)) if gene_symbols is not None else slots.names(var)
     columns = slots.columns(adata.obs)
+    genes, positions = _gene_positions(list(dict.fromkeys(keys)), columns, names)
+    out = {}
+    if genes:
+        values = _gene_values(adata, stored(adata, layer, use_raw=use_raw), positions)
+        out = {g: values[:, i] for i, g in enumerate(genes)}
+    values_of = {k: slots.load(adata.obs, k) if k in columns else out[k] for k in keys}
+    table = pd.DataFrame(values_of, index=slots.names(adata.obs))
+    table = table[keys]  # a key that is asked for twice gives two columns
+    for key, i in obsm_keys:
+        table[f"{key}-{i}"] = _obsm_column(adata, key, i)
+    return table
+
+
+def _gene_positions(keys: list[str], columns: Collection[str], names: pd.Index) -> tuple[list[str], list[int]]:
+    """Return the keys that are genes, and their places."""
     genes: list[str] = []
     missing: list[str] = []
     for key in keys:
         if key in columns and key in names:
-            raise InputError(f"{key!r} is both a column of obs and a gene", "an unambiguous key", "rename the column")
+            raise MissingKeyError(
+                f"{key!r} is both a column of obs and a gene", "an unambiguous key", "rename the column"
+            )
         if key not in columns:
             (genes if key in names else missing).append(key)
     if missing:
         raise MissingKeyError(f"neither columns of obs nor genes: {listed(missing)}", "keys of obs or gene names")
-    out = {}
-    if genes:
-        twice = names[names.duplicated()].intersection(pd.Index(genes))
-        if len(twice):
-            raise InputError(f"{listed(twice)} occurs more than once", "unique names", "adata.var_names_make_unique()")
-        positions = names.get_indexer(pd.Index(genes))
-        lazy = collect_rows(to_dense, matrix(adata, layer, use_raw=use_raw).select_columns(positions), dtype=None)
-        values = run.compute(lazy)
-        out = {g: values[:, i] for i, g in enumerate(genes)}
-    values_of = {k: slots.load(adata.obs, k) if k in columns else out[k] for k in keys}
-    table = pd.DataFrame(values_of, index=slots.names(adata.obs))
-    for key, i in obsm_keys:
-        if key not in adata.obsm:
-            raise MissingKeyError(f"no {key!r} in adata.obsm", f"one of: {listed(adata.obsm)}")
-        values = adata.obsm[key]
-        table[f"{key}-{i}"] = values.iloc[:, i] if isinstance(values, pd.DataFrame) else in_memory(values)[:, i]
-    return table
+    positions = [np.atleast_1d(np.flatnonzero(names == g)) for g in genes]
+    twice = [g for g, at in zip(genes, positions, strict=True) if len(at) > 1]
+    if twice:
+        raise MissingKeyError(f"{listed(twice)} occurs more than once", "unique names", "adata.var_names_make_unique()")
+    return genes, [int(at[0]) for at in positions]
+
+
+def _gene_values(adata: AnnData, x: Any, positions: list[int]) -> np.ndarray:
+    """Return the values of some genes, (n_obs, n_genes); 1 pass. X of a backed AnnData is read row by row, too."""
+    if not adata.isbacked or isinstance(x, np.ndarray | da.Array) or sp.issparse(x):
+        return run.compute(collect_rows(to_dense, blocks_of(x).select_columns(np.array(positions)), dtype=None))
+    starts = range(0, max(x.shape[0], 1), _ROWS)
+    return np.concatenate([in_memory(x[start : start + _ROWS][:, positions]) for start in starts])
+
+
+def _obsm_column(adata: AnnData, key: str, i: Any) -> Any:
+    """Return a column of an element of obsm; that of a table by its name, or by its number."""
+    if key not in adata.obsm:
+        raise MissingKeyError(f"no {key!r} in adata.obsm", f"one of: {listed(adata.obsm)}")
+    values = adata.obsm[key]
+    if isinstance(values, pd.DataFrame):
+        if i not in values and not isinstance(i, int | np.integer):
+            raise MissingKeyError(f"no column {i!r} in obsm[{key!r}]", f"one of: {listed(values)}")
+        return values[i] if i in values else values.iloc[:, i]
+    return in_memory(values[:, [i]])[:, 0]
 
 
 def rank_genes_groups_df(

@@ -144,7 +144,7 @@ def test_obs_df__keys_that_are_not_there_or_unclear() -> None:
     with pytest.raises(MissingKeyError, match="no 'X_umap' in adata.obsm; expected one of: X_other"):
         sd.get.obs_df(adata, obsm_keys=[("X_umap", 0)])
     adata.obs["gene1"] = 0
-    with pytest.raises(InputError, match="'gene1' is both a column of obs and a gene"):
+    with pytest.raises(KeyError, match="'gene1' is both a column of obs and a gene"):
         sd.get.obs_df(adata, ["gene1"])
     adata.var_names = ["twice", "twice", *adata.var_names[2:]]
     with pytest.raises(InputError, match=r"more than once.*var_names_make_unique"):
@@ -230,3 +230,41 @@ def test_graph__by_key_or_by_matrix() -> None:
         sd.get.graph(adata, "mine")
     with pytest.raises(MissingKeyError, match="no 'nope' in adata.obsp; expected one of: distances, connectivities"):
         sd.get.graph(adata, obsp="nope")
+
+
+@pytest.mark.parametrize("kind", ["memory", "lazy", "csr", "csc", "dense"])
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"keys": ["group", "gene3", "group", "gene3", "gene1"]},
+        {"keys": ["B", "depth"], "gene_symbols": "symbol"},
+        {"keys": ["load"], "obsm_keys": [("sparse", 1), ("X_other", 0), ("table", "q")]},
+    ],
+    ids=["twice", "repeated symbols", "obsm"],
+)
+def test_obs_df__takes_the_keys_that_scanpy_takes(kind: str, asked: dict[str, Any], tmp_path: Path) -> None:
+    import scanpy as sc
+
+    adata = counts()
+    adata.var["symbol"] = ["A", "A", "B", *adata.var_names[3:]]
+    adata.obsm["sparse"] = sp.csr_matrix(adata.X[:, :3])
+    adata.obsm["table"] = pd.DataFrame(np.arange(2.0 * N_OBS).reshape(-1, 2), adata.obs_names, ["p", "q"])
+    expected = sc.get.obs_df(adata, **asked)
+    if kind == "lazy":
+        adata = lazy(adata)
+    elif kind != "memory":  # backed
+        adata.X = {"csr": sp.csr_matrix, "csc": sp.csc_matrix, "dense": lambda x: x.toarray()}[kind](adata.X)
+        adata.write_h5ad(tmp_path / "x.h5ad")
+        adata = ad.read_h5ad(tmp_path / "x.h5ad", backed="r")
+    found = sd.get.obs_df(adata, **asked)
+    assert list(found) == list(expected) and found.index.tolist() == expected.index.tolist()
+    for i in range(found.shape[1]):
+        assert found.iloc[:, i].tolist() == expected.iloc[:, i].tolist()
+        assert found.iloc[:, i].dtype == expected.iloc[:, i].dtype or kind != "memory"
+
+
+def test_obs_df__a_symbol_of_several_genes_is_refused_as_in_scanpy() -> None:
+    adata = counts()
+    adata.var["symbol"] = ["A", "A", *adata.var_names[2:]]
+    with pytest.raises(KeyError, match="A occurs more than once"):
+        sd.get.obs_df(adata, ["A"], gene_symbols="symbol")
