@@ -107,8 +107,8 @@ def rank_genes_groups(
     Writes
     ------
     uns ``rank_genes_groups``: records ``names``, ``scores``, ``logfoldchanges`` (float32), ``pvals``, ``pvals_adj``
-    with a field per group (``logreg``: names and scores); ``params``; tables ``pts`` and ``pts_rest``. No field holds
-    missing values, so that it writes and reads back.
+    with a field per group (``logreg``: names and scores); ``params``; tables ``pts`` and ``pts_rest``. Fold changes
+    are NaN where a mean that is negative has none (scaled data), as scanpy has it.
 
     Passes: 1 for any number of groups (``logreg``: as above); for ``wilcoxon`` 0 once its gene-major copy is made
     (`sc_dask.array.gene_major`: about 1 byte of disk a non-zero of counts, in the option ``work-dir``, where a killed
@@ -299,7 +299,6 @@ def _records(
             continue
         records = np.empty(n, dtype=[(g, kind) for g in groups])
         for i, g in enumerate(groups):
-            picked = values[i][order[i]]
-            records[g] = np.nan_to_num(picked.astype(kind)) if name == "logfoldchanges" else picked
+            records[g] = values[i][order[i]]
         out[name] = records.view(np.recarray) if name == "names" else records
     return out
