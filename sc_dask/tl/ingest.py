@@ -174,7 +174,9 @@ def _space(adata_ref: AnnData, neighbors_key: str | None) -> _Space:
     n_pcs = params.get("n_pcs")
     small = n_pcs == 0 or (adata_ref.n_vars <= 50 and n_pcs is None)
     use_rep = params.get("use_rep") or ("X" if small else "X_pca")
-    return _Space(str(use_rep), n_pcs or None, int(params["n_neighbors"]), str(params.get("metric", "euclidean")))
+    return _Space(
+        str(use_rep), n_pcs or None, int(np.ravel(params["n_neighbors"])[0]), str(params.get("metric", "euclidean"))
+    )
 
 
 def _layout(adata_ref: AnnData) -> tuple[NDArray[Any], float, float]:

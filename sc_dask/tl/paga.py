@@ -147,7 +147,7 @@ def _n_neighbors(adata: AnnData, neighbors_key: str | None) -> int:
     key = "neighbors" if neighbors_key is None else neighbors_key
     if key not in adata.uns:
         raise MissingKeyError(f"no {key!r} in adata.uns", "a neighbour graph", "pp.neighbors(adata)")
-    return int(adata.uns[key]["params"]["n_neighbors"])
+    return int(np.ravel(adata.uns[key]["params"]["n_neighbors"])[0])  # older scanpy stored an array of one number
 
 
 def _velocity(adata: AnnData) -> sp.csr_matrix:

@@ -147,3 +147,13 @@ def test_paga__missing_and_wrong_things_are_named() -> None:
     adata.obs["part"] = adata.obs["part"].cat.remove_unused_categories()
     with pytest.raises(InputError, match=r"of 5 groups, obs\['part'\] has 4"):
         sd.tl.umap(adata, init_pos="paga")
+
+
+def test_paga__takes_the_arrays_of_one_number_of_older_scanpy() -> None:
+    adata = groups_in_a_row()
+    sd.pp.neighbors(adata, use_rep="X_pca")
+    expected = sd.tl.paga(adata, "part", copy=True)
+    adata.uns["neighbors"]["params"]["n_neighbors"] = np.array([adata.uns["neighbors"]["params"]["n_neighbors"]])
+    sd.tl.paga(adata, "part")
+    assert expected is not None
+    check_same(adata, expected, ("connectivities", "connectivities_tree"))
