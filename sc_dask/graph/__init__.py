@@ -1,0 +1,8 @@
+from sc_dask.kernels.cache import prepare
+
+
+def _probe() -> None:
+    """Stand for the compiled functions of this folder."""
+
+
+prepare(_probe)
