@@ -20,6 +20,7 @@ import numpy as np
 from sc_dask.errors import FormatError, StoreError
 from sc_dask.io.buffers import BUFFERS
 from sc_dask.io.store import Location
+from sc_dask.outside.fsspec import takes_negative_start
 
 IN_FLIGHT = 64  # requests for one array at once
 RUN_BYTES = 1 << 20  # neighbouring parts of an object are one request up to this
@@ -184,13 +185,21 @@ class RemoteObjects:
         return answers
 
     def _cat(self, run: Part) -> bytes:
-        raw: bytes = self._fs.cat_file(f"{self._path}/{run.key}", start=run.start, end=run.end)
+        path = f"{self._path}/{run.key}"
+        size = self._fs.info(path)["size"] if self._is_sized(run) else None
+        raw: bytes = self._fs.cat_file(path, **_where(run, size))
         return raw
 
     async def _cat_async(self, run: Part) -> bytes:
+        path = f"{self._path}/{run.key}"
         async with self._free:
-            raw: bytes = await self._fs._cat_file(f"{self._path}/{run.key}", start=run.start, end=run.end)
+            size = (await self._fs._info(path))["size"] if self._is_sized(run) else None
+            raw: bytes = await self._fs._cat_file(path, **_where(run, size))
         return raw
+
+    def _is_sized(self, run: Part) -> bool:
+        """Tell whether the size of an object must be known to ask for its last bytes."""
+        return run.start < 0 and not takes_negative_start(self._fs)
 
     def _answer(self, run: Part, get: Callable[[], bytes], part: Part) -> Raw | None:
         try:
@@ -202,6 +211,11 @@ class RemoteObjects:
             raise StoreError(f"{self.name}/{run.key} cannot be read: {text}", "a readable store", "try again") from err
         raw = _whole(raw, run, self.name)
         return raw if part is run else raw[part.start - run.start :][: part.size]
+
+
+def _where(run: Part, size: int | None) -> dict[str, int | None]:
+    """Return start and end of a part, from the beginning where the size of the object is given."""
+    return {"start": run.start, "end": run.end} if size is None else {"start": max(0, size + run.start), "end": size}
 
 
 def _runs(parts: Sequence[Part]) -> list[tuple[Part, list[Part]]]:

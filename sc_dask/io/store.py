@@ -27,6 +27,7 @@ from fsspec.core import split_protocol, url_to_fs
 from zarr.abc.store import Store
 
 from sc_dask.errors import FormatError, InputError, StoreError
+from sc_dask.io.suffix import BucketStore
 from sc_dask.outside.fsspec import READS_ZIP_BEHIND_URL, reads_zip_behind_url
 
 HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
@@ -259,7 +260,7 @@ def zarr_store(location: Location, mode: str = "r") -> Store:
         protocol = split_protocol(url)[0]
         url, options = f"zip::{url}", {str(protocol): options}
     location.fs()  # says in plain words what is wrong with the URL
-    store = zarr.storage.FsspecStore.from_url(url, storage_options=options, read_only=read_only)
+    store = BucketStore.from_url(url, storage_options=options, read_only=read_only)
     store.fs.invalidate_cache()
     return store
 

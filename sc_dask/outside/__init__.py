@@ -18,6 +18,7 @@ entry                               why                                         
 ``xarray``: lazy columns            ``xarray.core.indexing``, which its guide for backends   the names are public
                                     tells to use; extension arrays
 ``fsspec.reads_zip_behind_url``     older ones cannot, which is told                         the floor is 2026.9
+``fsspec.takes_negative_start``     adlfs takes it for an offset                             all know the last bytes
 ``zarr.sync``                       fsspec's stores are bound to zarr's event loop           zarr has a public ``sync``
 ``zarr.metadata_of``                codecs' attributes were enums before 3.2                 never: read as specified
 ==================================  =======================================================  ==========================
