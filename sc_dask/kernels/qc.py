@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numba
 import numpy as np
 import scipy.sparse as sp
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from sc_dask.errors import InputError
 from sc_dask.kernels.csr import Array, Block, values
@@ -125,6 +125,15 @@ def row_counts(block: Block) -> NDArray[np.int64]:
     if not sp.issparse(block):
         return np.count_nonzero(block, axis=1).astype(np.int64)
     return _row_counts(values(block.data), block.indptr)
+
+
+def as_sums(totals: NDArray[np.float64], dtype: DTypeLike) -> Array:
+    """Return sums in the type that summing ``dtype`` gives: of integers int64, unless one does not fit (float64)."""
+    dtype = np.dtype(dtype)
+    if dtype.kind in "iub":
+        fits = len(totals) == 0 or np.abs(totals).max() < 2.0**63
+        return totals.astype(np.int64) if fits else totals
+    return totals.astype(dtype) if dtype.kind == "f" else totals
 
 
 def row_positives(block: Block) -> NDArray[np.int64]:

@@ -96,6 +96,8 @@ def downsample_counts(
     else:
         n = int(_targets(total_counts, 1)[0])
         totals = computed_totals(x)
+        if totals.sum() >= 2.0**63:
+            raise InputError(f"X sums to {totals.sum():g}", "counts of a sum below 2**63", "look at the largest values")
         few = totals.sum() <= n
         targets = totals.astype(np.int64) if few else share(totals, n, np.random.default_rng(seed), replace)
     out = get.as_stored(per_cell(x, targets, seed, replace), get.stored(adata))

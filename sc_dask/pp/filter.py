@@ -9,6 +9,7 @@ import numpy as np
 from sc_dask import get, slots
 from sc_dask.array import qc
 from sc_dask.errors import InputError
+from sc_dask.kernels.qc import as_sums
 from sc_dask.log import logger
 from sc_dask.price import MIB, Price, Size, priced
 
@@ -106,7 +107,7 @@ def filter_cells(
     adata = data.copy() if copy else data
     x = get.matrix(adata)
     totals, counts = qc.cell_facts(x)
-    numbers = counts if name.endswith("genes") else totals.astype(np.int64 if x.dtype.kind in "iub" else x.dtype)
+    numbers = counts if name.endswith("genes") else as_sums(totals, x.dtype)
     keep = _keep(name, bound, numbers, "cells")
     if not inplace:
         return keep, numbers
@@ -174,7 +175,7 @@ def filter_genes(
     adata = data.copy() if copy else data
     x = get.matrix(adata)
     totals, counts = qc.gene_facts(x)
-    numbers = counts if name.endswith("cells") else totals.astype(np.int64 if x.dtype.kind in "iub" else x.dtype)
+    numbers = counts if name.endswith("cells") else as_sums(totals, x.dtype)
     keep = _keep(name, bound, numbers, "genes")
     if not inplace:
         return keep, numbers

@@ -118,6 +118,14 @@ def normalize_total(
     known = totals.values if isinstance(totals, RowVector) else totals
     if known is not None and (known == 0).any():
         warnings.warn(f"{(known == 0).sum()} cells have zero counts: they stay zero", CountsWarning, stacklevel=2)
+    if known is not None and not np.isfinite(known).all():
+        bad = np.flatnonzero(~np.isfinite(known))
+        warnings.warn(
+            f"{len(bad)} cells have NaN or infinite values ({get.listed(get.names(adata)[bad[:3]])}): they have no "
+            "sum; next: look at the file, or leave these cells out",
+            CountsWarning,
+            stacklevel=2,
+        )
     out = get.as_stored(lazy.normalize(x, totals, target_sum), stored)
     if not inplace:
         return {"X": out, "norm_factor": np.asarray(known) / target_sum}

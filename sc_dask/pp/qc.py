@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +11,8 @@ import pandas as pd
 
 from sc_dask import get, slots
 from sc_dask.array import qc
-from sc_dask.errors import InputError
+from sc_dask.errors import CountsWarning, InputError
+from sc_dask.kernels.qc import as_sums
 from sc_dask.price import Price, Size, priced
 
 if TYPE_CHECKING:
@@ -69,6 +71,9 @@ def calculate_qc_metrics(
     With ``inplace``: obs ``n_genes_by_counts``, ``total_counts``, ``pct_counts_in_top_50_genes``, ``total_counts_mt``,
     ``pct_counts_mt``...; var ``n_cells_by_counts``, ``mean_counts``, ``pct_dropout_by_counts``, ``total_counts``...
 
+    Percentages of a cell without counts are NaN, as in scanpy; a warning tells how many cells, and of NaN and infinite
+    values in X.
+
     Passes: 1. Memory: one block per thread, 8 bytes per cell and column, 24 per gene.
 
     Raises
@@ -95,6 +100,7 @@ def calculate_qc_metrics(
     masks = [_mask(adata, name, n_vars) for name in qc_vars]
     x = get.matrix(adata, layer, use_raw=use_raw)
     found = qc.metrics(x, np.array(masks, bool).reshape(len(masks), n_vars), tops)
+    _warn(adata, found, has_shares=bool(tops or qc_vars), use_raw=use_raw)
     obs = _cell_table(found, qc_vars, tops, expr_type, var_type, x.dtype, log1p)
     var = _gene_table(found, x.shape[0], expr_type, x.dtype, log1p)
     if not inplace:
@@ -122,6 +128,28 @@ def _mask(adata: AnnData, name: str, n_vars: int) -> np.ndarray:
     return values
 
 
+def _warn(adata: AnnData, found: qc.QC, *, has_shares: bool, use_raw: bool) -> None:
+    """Warn of cells and genes whose figures are no numbers, from the sums that are there."""
+    totals, genes = found.cells.totals, found.genes.totals
+    cells = np.flatnonzero(~np.isfinite(totals))
+    if len(cells):
+        bad = np.flatnonzero(~np.isfinite(genes))
+        warnings.warn(
+            f"X has NaN or infinite values in {len(cells)} cells ({get.listed(get.names(adata)[cells[:3]])}) and "
+            f"{len(bad)} genes ({get.listed(get.names(adata, 'var', use_raw=use_raw)[bad[:3]])}): so are their "
+            "metrics; next: look at the file, or leave these out",
+            CountsWarning,
+            stacklevel=3,
+        )
+    n_empty = int((totals == 0).sum())
+    if n_empty and has_shares:
+        warnings.warn(
+            f"{n_empty} cells have no counts: their percentages are NaN; next: pp.filter_cells(adata, min_counts=1)",
+            CountsWarning,
+            stacklevel=3,
+        )
+
+
 def _log1p(values: np.ndarray) -> np.ndarray:
     """Return log(1 + x); NaN below -1, which only a matrix without counts has."""
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -130,9 +158,7 @@ def _log1p(values: np.ndarray) -> np.ndarray:
 
 def _sums(values: np.ndarray, dtype: np.dtype[Any]) -> np.ndarray:
     """Return sums in the type that summing ``dtype`` gives: integers stay exact integers."""
-    if dtype.kind in "iub":
-        return values.astype(np.int64)
-    return values.astype(np.float32) if dtype == np.float32 else values
+    return as_sums(values, dtype) if dtype.kind in "iub" or dtype == np.float32 else values
 
 
 def _cell_table(

@@ -101,3 +101,9 @@ def test_downsample_counts__refuses_what_is_no_count() -> None:
     sd.pp.calculate_qc_metrics(adata, percent_top=None, inplace=True)
     with pytest.raises(InputError, match="X has fractions"):
         sd.pp.downsample_counts(adata, counts_per_cell=10)
+
+
+def test_downsample__counts_beyond_int64_are_refused() -> None:
+    adata = ad.AnnData(np.full((3, 2), 2**62, np.uint64))
+    with pytest.raises(InputError, match="X sums to 2.76"):
+        sd.pp.downsample_counts(adata, total_counts=10)

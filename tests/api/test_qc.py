@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import anndata as ad
@@ -10,7 +11,7 @@ import scipy.sparse as sp
 
 import sc_dask as sd
 from sc_dask.array.blocks import from_array
-from sc_dask.errors import InputError, MissingKeyError
+from sc_dask.errors import CountsWarning, InputError, MissingKeyError
 from sc_dask.testing import lazy, source_of
 from tests.laws.registry import N_OBS, N_VARS, counts
 
@@ -135,3 +136,59 @@ def test_qc__no_matrix() -> None:
     adata.X = None
     with pytest.raises(MissingKeyError, match="adata.X is None"):
         sd.pp.calculate_qc_metrics(adata, percent_top=None)
+
+
+@pytest.mark.parametrize("kind", [sp.csr_matrix, np.asarray])
+def test_qc__cells_without_counts_have_scanpys_nan_and_one_warning(kind: Any) -> None:
+    import scanpy as sc
+
+    x = counts().X.toarray()
+    x[[3, 8]] = 0
+    ours, theirs = (ad.AnnData(kind(x), var=counts().var) for _ in range(2))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        sc.pp.calculate_qc_metrics(theirs, qc_vars=["mt"], percent_top=[5], inplace=True)
+    twin = lazy(ours, 4)
+    with pytest.warns(CountsWarning, match="^2 cells have no counts: their percentages are NaN") as told:
+        sd.pp.calculate_qc_metrics(twin, qc_vars=["mt"], percent_top=[5], inplace=True)
+    assert len(told) == 1 and source_of(twin).passes == 1
+    for c in ("pct_counts_mt", "pct_counts_in_top_5_genes"):
+        np.testing.assert_allclose(twin.obs[c], theirs.obs[c], rtol=1e-5)
+        assert np.flatnonzero(twin.obs[c].isna()).tolist() == [3, 8]
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_qc__nan_and_infinite_values_are_told(value: float) -> None:
+    x = counts().X.toarray()
+    x[4, 2], x[4, 9], x[11, 2] = value, value, value
+    for normalise in (False, True):
+        twin = lazy(ad.AnnData(sp.csr_matrix(x), counts().obs, counts().var), 4)
+        if normalise:
+            with pytest.warns(CountsWarning, match=r"2 cells have NaN or infinite values \(cell4, cell11\)"):
+                sd.pp.normalize_total(twin)
+            continue
+        with pytest.warns(CountsWarning, match=r"in 2 cells \(cell4, cell11\) and 2 genes \(gene2, gene9\)"):
+            sd.pp.calculate_qc_metrics(twin, inplace=True, percent_top=None)
+        assert source_of(twin).passes == 1
+
+
+@pytest.mark.parametrize("kind", [sp.csr_matrix, np.asarray])
+def test_qc__integer_sums_beyond_int64_are_floats(kind: Any) -> None:
+    x = np.ones((4, 3), np.uint64)
+    x[1] = 2**63
+    x[2, 0] = 2**63 - 1024
+    wanted = x.astype(np.float64)
+    adata = lazy(ad.AnnData(kind(x)), 2)
+    obs, var = sd.pp.calculate_qc_metrics(adata, percent_top=None)
+    np.testing.assert_array_equal(obs["total_counts"], wanted.sum(axis=1))
+    np.testing.assert_array_equal(var["total_counts"], wanted.sum(axis=0))
+    for function, axis in ((sd.pp.filter_cells, 1), (sd.pp.filter_genes, 0)):
+        keep, numbers = function(adata, min_counts=5, inplace=False)
+        np.testing.assert_array_equal(numbers, wanted.sum(axis=axis))
+        np.testing.assert_array_equal(keep, wanted.sum(axis=axis) >= 5)
+    np.testing.assert_array_equal(sd.get.aggregate(with_group(adata), "of", "sum").layers["sum"][0], wanted.sum(axis=0))
+
+
+def with_group(adata: ad.AnnData) -> ad.AnnData:
+    adata.obs["of"] = pd.Categorical(["a"] * adata.n_obs)
+    return adata
