@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import anndata as ad
 import numpy as np
 import pytest
 import scipy.sparse as sp
