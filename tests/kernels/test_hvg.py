@@ -71,7 +71,12 @@ OPTIONS = [
 def test_dispersion_table__equals_scanpy(flavor, options, base):
     a = logged(base)
     want = sc.pp.highly_variable_genes(a, flavor=flavor, inplace=False, **options)
-    assert_equal(table(a, flavor, **options), want)
+    got = table(a, flavor, **options)
+    if "mean_bin" in want:
+        np.testing.assert_array_equal(got["mean_bin"].cat.codes, want["mean_bin"].cat.codes)
+        # scanpy 1.11 calls the bins by intervals, 1.12 by their texts
+        assert list(got["mean_bin"].cat.categories) == list(want["mean_bin"].cat.categories.astype(str))
+    assert_equal(got.drop(columns="mean_bin"), want.drop(columns="mean_bin"))
 
 
 @pytest.mark.parametrize("flavor", ["seurat", "cell_ranger"])
