@@ -53,29 +53,34 @@ def state_of(source: Location) -> str:
             keys = ["", *(name[len(path) :].lstrip("/") for name in found)]
         return ";".join(fingerprint(source, key) for key in keys)
     top = source.path if source.path.is_dir() else source.path.parent
-    found = ((os.path.relpath(file, top), os.stat(file)) for file in _files(source.path))
-    return ";".join(sorted(f"{name},{stat.st_size},{stat.st_mtime_ns}" for name, stat in found))
+    states = (f"{os.path.relpath(file, top)},{s.st_size},{s.st_mtime_ns}" for file, s in _files(source.path).items())
+    return ";".join(sorted(states))
 
 
 def summary_of(source: Location) -> str:
     """Return the state of an input for people: of files on this machine their number, size, and when last written."""
     if not source.is_local:
         return "in a bucket"
-    stats = [os.stat(file) for file in _files(source.path)]
+    stats = _files(source.path).values()
     last = datetime.fromtimestamp(max((s.st_mtime for s in stats), default=0.0))
     files = f"{len(stats)} file{'s' * (len(stats) != 1)} of {sum(s.st_size for s in stats):,} bytes"
     return f"{files}, last written {last.isoformat(' ', 'milliseconds')}"
 
 
-def _files(source: Path) -> list[str]:
+def _files(source: Path) -> dict[str, os.stat_result]:
     """Return the files that an input is made of."""
+    beside = ("barcodes", "genes", "features")
     if source.is_dir():
         found = [os.path.join(folder, name) for folder, _, names in os.walk(source) for name in names]
-        return [file for file in found if os.path.exists(file)]  # a link may point nowhere
-    beside = ("barcodes", "genes", "features")
-    if not has_companions(Location(str(source))):
-        return [str(source)]
-    return [str(source), *(str(p) for p in source.parent.iterdir() if p.is_file() and any(n in p.name for n in beside))]
+    elif has_companions(Location(str(source))):
+        found = [str(p) for p in source.parent.iterdir() if p == source or any(n in p.name for n in beside)]
+    else:
+        found = [str(source)]
+    stats = {}
+    for file in found:
+        with contextlib.suppress(FileNotFoundError):  # a link that points nowhere
+            stats[file] = os.stat(file)
+    return stats
 
 
 def check_facts(facts: Info, s: Settings) -> None:

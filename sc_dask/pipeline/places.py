@@ -99,12 +99,19 @@ def check(at: Places) -> None:
         raise InputError(f"input {source} is in {at.work}, where the run would work", "two places", "--out OTHER.zarr")
     _check_writable(out, "output", "--out OTHER.zarr")
     _check_report(at)
-    folder = config.get("work-dir")
-    for place in (source, out, at.work) if folder else ():
-        if place.is_local and _within(Location(os.path.abspath(str(folder))), place):
-            raise InputError(
-                f"work-dir {folder} is in {place}", "a folder of its own", "set DASK_SC_DASK__WORK_DIR to another one"
-            )
+    if config.get("work-dir"):
+        _check_work_dir(at, str(config.get("work-dir")))
+
+
+def _check_work_dir(at: Places, folder: str) -> None:
+    there = Location(os.path.abspath(folder))
+    taken = [place for place in (at.source, at.out) if place.is_local and _within(there, place)]
+    if same_place(there, at.work):
+        taken.append(at.work)
+    if taken:
+        raise InputError(
+            f"work-dir {folder} is in {taken[0]}", "a folder of its own", "set DASK_SC_DASK__WORK_DIR to another one"
+        )
 
 
 def _within(place: Location, folder: Location) -> bool:
