@@ -77,7 +77,7 @@ def regressed(x: RowBlocks, design: np.ndarray, codes: np.ndarray | None, n_leve
 
 def _left(m: Moments, coefficients: np.ndarray) -> np.ndarray:
     """Return each gene's squared residuals; 0 where they are but rounding errors of what was there."""
-    n = max(m.n.sum(), 1)
+    n = max(float(m.n.sum()), 1.0)
     whole = m.m2.sum(axis=0)
     left = whole - (coefficients**2).sum(axis=0)
     size = np.sqrt(m.n @ m.mean**2 / n)

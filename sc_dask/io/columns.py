@@ -56,7 +56,7 @@ def storable_table(table: pd.DataFrame, name: str, *, h5: bool = False) -> pd.Da
     """
     _check_names(table, name)
     _check_rows(table.index, name, h5)
-    changed = {}
+    changed: dict[Any, Any] = {}
     for key, column in table.items():
         new = storable_column(column, f"the column {key!r} of {name}", f"adata.{name}[{key!r}]", h5=h5)
         if new is not column:
@@ -65,7 +65,7 @@ def storable_table(table: pd.DataFrame, name: str, *, h5: bool = False) -> pd.Da
     if isinstance(out.index.dtype, pd.StringDtype):
         out = out.set_axis(out.index.astype(object), axis=0)
         if out.index.name in out.columns:  # anndata allows the name twice where both are the same, of one type
-            out = out.assign(**{out.index.name: out[out.index.name].astype(object)})
+            out = out.assign(**{str(out.index.name): out[out.index.name].astype(object)})
     return out
 
 
@@ -92,7 +92,7 @@ def _check_rows(names: pd.Index, name: str, h5: bool) -> None:
         raise InputError(
             f"{name} has names of {names.nlevels} levels", "one name a row", f"{table} = {table}.reset_index()"
         )
-    n_missing = int(names.isna().sum())
+    n_missing = int(np.asarray(names.isna()).sum())
     if n_missing and names.dtype.kind == "O":
         raise InputError(
             f"{n_missing} of the names of {name} are missing",

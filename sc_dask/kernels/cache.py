@@ -42,7 +42,8 @@ def prepare(probe: Callable[..., Any]) -> None:
             "a folder that can be written",
             "export NUMBA_CACHE_DIR=/a/folder/that/can/be/written",
         ) from e
-    os.environ["NUMBA_CACHE_DIR"] = numba.config.CACHE_DIR = str(folder)
+    os.environ["NUMBA_CACHE_DIR"] = str(folder)
+    vars(numba.config).update(CACHE_DIR=str(folder))
 
 
 def _has_place(probe: Callable[..., Any]) -> bool:

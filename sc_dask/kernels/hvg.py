@@ -95,7 +95,7 @@ def dispersion_table(
         out[column] = filled
     if expressed is None and bins is not None:
         names = bins.cat.set_categories(bins.cat.categories.astype(str), rename=True)
-        out.insert(2, "mean_bin", pd.Categorical(names))
+        out.insert(2, "mean_bin", pd.Series(pd.Categorical(names), out.index))
     return out
 
 

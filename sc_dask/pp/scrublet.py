@@ -139,12 +139,13 @@ def scrublet(
     adata = adata.copy() if copy else adata
     codes, names = get.batches(adata, batch_key)
     ratio: float | None = sim_doublet_ratio
+    found: list[engine.Scores | None]
     if adata_sim is None:
         how = engine.Simulation(sim_doublet_ratio, synthetic_doublet_umi_subsampling, log_transform)
         kept, found = _from_counts(adata, codes, names, how, options)
     else:
         kept = np.zeros(adata.n_obs, np.int32)
-        found: list[engine.Scores | None] = [_from_simulated(adata, adata_sim, options)]
+        found = [_from_simulated(adata, adata_sim, options)]
         ratio = adata_sim.uns.get("scrublet", {}).get("parameters", {}).get("sim_doublet_ratio")
     scores, called = np.full(adata.n_obs, np.nan), np.zeros(adata.n_obs, bool)
     of_batches = {}
@@ -209,7 +210,7 @@ def _from_counts(
             stacklevel=3,
         )
     found: list[engine.Scores | None] = [None] * n_batches
-    for b in np.flatnonzero(fits):
+    for b in np.flatnonzero(fits).tolist():
         factors = chosen.factors[chosen.codes == b]
         found[b] = run.call(engine.of_counts, chosen.read(b), factors, how, options, n_jobs=config.n_threads())
     return chosen.codes, found
