@@ -56,16 +56,24 @@ def storable_table(table: pd.DataFrame, name: str, *, h5: bool = False) -> pd.Da
     """
     _check_names(table, name)
     _check_rows(table.index, name, h5)
-    changed: dict[Any, Any] = {}
+    changed: dict[Any, pd.Series] = {}
     for key, column in table.items():
         new = storable_column(column, f"the column {key!r} of {name}", f"adata.{name}[{key!r}]", h5=h5)
         if new is not column:
             changed[key] = new
-    out = table.assign(**changed) if changed else table
+    out = _replaced(table, changed)
     if isinstance(out.index.dtype, pd.StringDtype):
         out = out.set_axis(out.index.astype(object), axis=0)
         if out.index.name in out.columns:  # anndata allows the name twice where both are the same, of one type
-            out = out.assign(**{str(out.index.name): out[out.index.name].astype(object)})
+            out = _replaced(out, {out.index.name: out[out.index.name].astype(object)})
+    return out
+
+
+def _replaced(table: pd.DataFrame, columns: Mapping[Any, pd.Series]) -> pd.DataFrame:
+    """Return a table with other columns in the place of some; the same table if there are none."""
+    out = table.copy(deep=False) if columns else table
+    for key, column in columns.items():
+        out[key] = column
     return out
 
 
@@ -92,7 +100,7 @@ def _check_rows(names: pd.Index, name: str, h5: bool) -> None:
         raise InputError(
             f"{name} has names of {names.nlevels} levels", "one name a row", f"{table} = {table}.reset_index()"
         )
-    n_missing = int(np.asarray(names.isna()).sum())
+    n_missing = int(np.sum(np.asarray(names.isna())))
     if n_missing and names.dtype.kind == "O":
         raise InputError(
             f"{n_missing} of the names of {name} are missing",

@@ -43,7 +43,7 @@ def prepare(probe: Callable[..., Any]) -> None:
             "export NUMBA_CACHE_DIR=/a/folder/that/can/be/written",
         ) from e
     os.environ["NUMBA_CACHE_DIR"] = str(folder)
-    vars(numba.config).update(CACHE_DIR=str(folder))
+    numba.config.CACHE_DIR = str(folder)  # type: ignore[attr-defined]
 
 
 def _has_place(probe: Callable[..., Any]) -> bool:
