@@ -148,7 +148,7 @@ SLOTS: tuple[Slot, ...] = (
     Slot("obsp", "distances", "n_obs x n_obs", "float", "pp.bbknn", "distances to the nearest cells of every batch"),
     Slot("obsp", "connectivities", "n_obs x n_obs", "float32", "pp.bbknn", "weights of the neighbour graph"),
     Slot("uns", "neighbors", "", "dict", "pp.bbknn", "params with the measured recall"),
-    Slot("obs", "landmark", "n_obs", "int32", "pp.neighbors", "landmark of the cell in a compact graph"),
+    Slot("obs", "landmark", "n_obs", "int32", "pp.neighbors", "landmark of the cell in a landmark graph"),
     Slot("obs", "{}_landmark", "n_obs", "int32", "pp.neighbors", "the same, under key_added"),
     Slot("obs", "{}", "n_obs", "category", "tl.leiden", "cluster of the cell"),
     Slot("uns", "{}", "", "dict", "tl.leiden", "params and modularity, one entry per key"),

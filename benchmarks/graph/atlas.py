@@ -1,7 +1,7 @@
 """An atlas in component space, larger than memory should hold: from a representation on disk to clusters and a layout.
 
 ``python -m benchmarks.graph.atlas --x X_pca.npy --cells 10000000`` writes so many cells (rows of ``--x`` with noise
-between a cell and one of its neighbours), then makes the compact graph of them on two worker processes, and prints
+between a cell and one of its neighbours), then makes the landmark graph of them on two worker processes, and prints
 seconds, peak memory of the driver and of the workers, recall and quality.
 """
 

@@ -15,14 +15,14 @@ from sc_dask.get.columns import (
     stored,
     var_mask,
 )
-from sc_dask.get.graphs import compact_graph, distances, embedding, embedding_rows, graph
+from sc_dask.get.graphs import distances, embedding, embedding_rows, graph, landmark_graph
 
 __all__ = [
     "aggregate",
     "as_stored",
     "batches",
     "column",
-    "compact_graph",
+    "landmark_graph",
     "distances",
     "embedding",
     "embedding_rows",

@@ -15,7 +15,7 @@ from sc_dask.array.blocks import collect_rows
 from sc_dask.array.engine import run
 from sc_dask.errors import InputError, MissingKeyError, StoreError
 from sc_dask.get.columns import in_memory, listed, matrix
-from sc_dask.graph.compact import Compact
+from sc_dask.graph.sharded.landmarks import LandmarkGraph
 from sc_dask.kernels.csr import to_dense
 from sc_dask.work import WorkFolder
 
@@ -75,13 +75,13 @@ def _lazy_rows(x: da.Array, begin: int, end: int) -> np.ndarray:
     return np.ascontiguousarray(np.block([list(row) for row in blocks]), dtype=np.float32)
 
 
-def compact_graph(adata: AnnData, neighbors_key: str | None = None) -> Compact | None:
-    """Return the compact graph of ``pp.neighbors(compact=True)``; None if the graph is not compact."""
+def landmark_graph(adata: AnnData, neighbors_key: str | None = None) -> LandmarkGraph | None:
+    """Return the landmark graph of ``pp.neighbors(compact=True)``; None if it is a graph of all cells."""
     entry = adata.uns.get("neighbors" if neighbors_key is None else neighbors_key)
     if entry is None or "compact" not in entry:
         return None
     folder = str(entry["compact"]["folder"])
-    return Compact.opened(_brought(folder, adata) if "://" in folder else folder, adata.n_obs)
+    return LandmarkGraph.opened(_brought(folder, adata) if "://" in folder else folder, adata.n_obs)
 
 
 def _brought(url: str, adata: AnnData) -> str:
@@ -112,7 +112,7 @@ def graph(adata: AnnData, neighbors_key: str | None = None, obsp: str | None = N
             raise MissingKeyError(f"no {key!r} in adata.uns", "a neighbour graph", "pp.neighbors(adata)")
         if "compact" in adata.uns[key]:
             raise MissingKeyError(
-                f"the graph {key!r} is compact and not in adata.obsp",
+                f"{key!r} is a landmark graph and not in adata.obsp",
                 "a graph of all cells",
                 "pp.neighbors(compact=False)",
             )

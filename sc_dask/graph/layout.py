@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from sc_dask import config
 from sc_dask.errors import InputError
 from sc_dask.graph import optimise, starts
-from sc_dask.graph.compact import Compact, MapTasks
-from sc_dask.graph.compact import layout as compact_layout
 from sc_dask.graph.order import ordered
+from sc_dask.graph.sharded.landmarks import LandmarkGraph, MapTasks
+from sc_dask.graph.sharded.landmarks import layout as landmark_layout
 
 METHODS = ("umap", "umap-learn")
 _NO_KWDS: Mapping[str, Any] = MappingProxyType({})
@@ -114,8 +114,8 @@ def umap(
     return Layout(nodes.to_original(coords), float(a), float(b))
 
 
-def of_compact(
-    graph: Compact,
+def of_landmarks(
+    graph: LandmarkGraph,
     map_tasks: MapTasks,
     *,
     n_components: int = 2,
@@ -130,11 +130,11 @@ def of_compact(
     b: float | None = None,
     n_jobs: int | None = None,
 ) -> Layout:
-    """Return the UMAP layout of a compact graph: of its landmarks, then ``maxiter`` rounds (None: 30) of its cells."""
+    """Return the UMAP layout of a landmark graph: of its landmarks, then ``maxiter`` rounds (None: 30) of its cells."""
     a, b = _checked(n_components, min_dist, spread, negative_sample_rate, random_state, a, b)
     force = optimise.Force(a, b, float(gamma), int(negative_sample_rate), float(alpha))
     how = optimise.How(int(random_state), config.n_threads() if n_jobs is None else int(n_jobs))
-    return Layout(compact_layout(graph, map_tasks, n_components, force, how, maxiter), a, b)
+    return Layout(landmark_layout(graph, map_tasks, n_components, force, how, maxiter), a, b)
 
 
 def _checked(

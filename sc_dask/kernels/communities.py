@@ -320,7 +320,7 @@ def is_symmetric(indptr, indices, weights):  # type: ignore[no-untyped-def]
 
 
 @nb.njit(nogil=True, cache=True)
-def settle(indptr, indices, weights, strengths, labels, base, community_strengths, resolution, total, out):  # type: ignore[no-untyped-def]
+def move_to_best(indptr, indices, weights, strengths, labels, base, community_strengths, resolution, total, out):  # type: ignore[no-untyped-def]
     """Write for some nodes the community where each gains most while all others stay; return how many would move.
 
     Parameters

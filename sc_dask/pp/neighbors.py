@@ -13,10 +13,10 @@ from sc_dask import config, get, slots
 from sc_dask.array.engine import run
 from sc_dask.errors import InputError
 from sc_dask.graph import connectivities
-from sc_dask.graph.compact import Compact
 from sc_dask.graph.knn.neighbors import EXACT_BELOW, EXACT_BELOW_OTHERWISE, IVF_METRICS, KNN
 from sc_dask.graph.knn.neighbors import knn as search
-from sc_dask.pp import compact as choice
+from sc_dask.graph.sharded.landmarks import LandmarkGraph
+from sc_dask.pp import landmarks as choice
 from sc_dask.price import MIB, Price, Size, priced
 
 if TYPE_CHECKING:
@@ -103,12 +103,12 @@ def neighbors(
     obsp ``distances`` (n_obs, n_obs) float32, ``n_neighbors - 1`` a row; obsp ``connectivities`` (n_obs, n_obs)
     float32, symmetric; uns ``neighbors``: ``connectivities_key``, ``distances_key`` and ``params`` with ``recall``
     and ``knn_method``. With ``key_added``: obsp ``<key>_distances``, ``<key>_connectivities`` and uns ``<key>``. A
-    compact graph writes nothing to obsp, but obs ``landmark`` (``<key>_landmark``) int32, and uns ``neighbors``:
+    landmark graph writes nothing to obsp, but obs ``landmark`` (``<key>_landmark``) int32, and uns ``neighbors``:
     ``compact`` with ``folder``, ``n_landmarks``, ``n_shards`` and ``inner_weight``, the share of weight within
     landmarks.
 
     Passes: 0 (1 if X is the representation). Memory: the representation twice and 80 bytes per cell and neighbour;
-    compact 12 bytes a cell and, of each worker, three times 250,000 rows of the representation.
+    a landmark graph 12 bytes a cell and, of each worker, three times 250,000 rows of the representation.
 
     Raises
     ------
@@ -145,13 +145,13 @@ def neighbors(
     if choice.wanted(adata, compact, n_neighbors, use_rep, n_pcs):
         if metric != "euclidean" or method != "umap" or transformer not in (None, "ivf"):
             raise InputError(
-                f"found metric={metric!r}, method={method!r}, transformer={transformer!r} of a compact graph",
+                f"found metric={metric!r}, method={method!r}, transformer={transformer!r} of a landmark graph",
                 "euclidean, umap and None",
                 "use compact=False",
             )
-        landmarks = choice.made(adata, n_neighbors, use_rep, n_pcs, min_recall, random_state)
+        graph = choice.made(adata, n_neighbors, use_rep, n_pcs, min_recall, random_state)
         adata = adata.copy() if copy else adata
-        _write_compact(adata, landmarks, params, prefix, key_added)
+        _write_landmarks(adata, graph, params, prefix, key_added)
         return adata if copy else None
     x = get.embedding(adata, use_rep, n_pcs)
     found, weights = run.call(
@@ -181,8 +181,10 @@ def neighbors(
     return adata if copy else None
 
 
-def _write_compact(adata: AnnData, graph: Compact, params: dict[str, Any], prefix: str, key_added: str | None) -> None:
-    facts = {
+def _write_landmarks(
+    adata: AnnData, graph: LandmarkGraph, params: dict[str, Any], prefix: str, key_added: str | None
+) -> None:
+    info = {
         "folder": graph.shards.folder,
         "n_landmarks": int(graph.landmarks.shape[0]),
         "n_shards": graph.shards.n,
@@ -192,7 +194,7 @@ def _write_compact(adata: AnnData, graph: Compact, params: dict[str, Any], prefi
     slots.write(
         adata,
         {
-            ("uns", key_added or "neighbors"): {"params": params, "compact": facts},
+            ("uns", key_added or "neighbors"): {"params": params, "compact": info},
             ("obs", f"{prefix}landmark"): graph.to_cells(graph.groups),
         },
         writer="pp.neighbors",

@@ -15,7 +15,7 @@ from sc_dask.array.blocks import collect_rows
 from sc_dask.array.engine import run
 from sc_dask.errors import InputError
 from sc_dask.graph import cluster
-from sc_dask.graph.compact import clusters
+from sc_dask.graph.sharded.landmarks import clusters
 from sc_dask.groups import Name, of_column
 from sc_dask.io.model import AnnotationModel, read_model
 from sc_dask.kernels.annotate import Linear, assign
@@ -119,7 +119,7 @@ def annotate(
     _check(majority_voting, over_clustering, mode, p_thres, min_prop, keep)
     model = model if isinstance(model, AnnotationModel) else read_model(model)
     small = _given(adata, over_clustering) if over_clustering is not None else None
-    if majority_voting and small is None and get.compact_graph(adata, neighbors_key) is None:
+    if majority_voting and small is None and get.landmark_graph(adata, neighbors_key) is None:
         get.graph(adata, neighbors_key)  # missing: said before X is read
     x = get.matrix(adata, layer, use_raw=use_raw)
     at = matched(adata, pd.Index(model.features), "the model", use_raw=use_raw)
@@ -195,9 +195,9 @@ def _given(adata: AnnData, over_clustering: Clusters) -> pd.Categorical:
 
 def _over_clusters(adata: AnnData, neighbors_key: str | None) -> pd.Categorical:
     resolution = resolution_for(adata.n_obs)
-    compact = get.compact_graph(adata, neighbors_key)
-    if compact is not None:
-        labels = clusters(compact, run.map_tasks, resolution=resolution, n_iterations=2, seed=0)[0]
+    landmark_graph = get.landmark_graph(adata, neighbors_key)
+    if landmark_graph is not None:
+        labels = clusters(landmark_graph, run.map_tasks, resolution=resolution, n_iterations=2, seed=0)[0]
     else:
         graph = get.graph(adata, neighbors_key)
         labels = run.call(cluster.leiden_at, graph, [resolution], flavor="sc_dask", n_iterations=2)[0].labels

@@ -48,7 +48,7 @@ def diffmap(
     copy
         Return a changed copy.
 
-    On a compact graph (``pp.neighbors``) the walk between landmarks is taken, in which cells of a landmark are one.
+    On a landmark graph (``pp.neighbors``) the walk between landmarks is taken, in which cells of a landmark are one.
 
     Returns
     -------
@@ -59,7 +59,7 @@ def diffmap(
     obsm ``X_diffmap`` (n_obs, n_comps) float32; uns ``diffmap_evals`` (n_comps) float32, falling.
 
     Passes: 0. Memory: 20 bytes an edge and ``8 * (2 * n_comps + 1)`` bytes a cell, never cells times cells (200,000
-    cells of 15 neighbours: 165 MB and 11 s of one core); on a compact graph of a landmark each.
+    cells of 15 neighbours: 165 MB and 11 s of one core); on a landmark graph of a landmark each.
 
     Raises
     ------
@@ -88,23 +88,23 @@ def diffmap(
 
 def spectrum(adata: AnnData, n_comps: int, neighbors_key: str | None, random_state: int) -> diffusion.Spectrum:
     """Return the diffusion components of the cells."""
-    compact = get.compact_graph(adata, neighbors_key)
-    if compact is None:
+    landmark_graph = get.landmark_graph(adata, neighbors_key)
+    if landmark_graph is None:
         weights = get.graph(adata, neighbors_key)
         found: diffusion.Spectrum = run.call(diffusion.diffmap, weights, n_comps, random_state=random_state)
         return found
-    sizes = np.bincount(compact.groups, minlength=compact.landmarks.shape[0])
-    found = run.call(diffusion.diffmap, compact.landmarks, n_comps, random_state=random_state, sizes=sizes)
-    return diffusion.Spectrum(found.values, compact.to_cells(found.vectors[compact.groups]))
+    sizes = np.bincount(landmark_graph.groups, minlength=landmark_graph.landmarks.shape[0])
+    found = run.call(diffusion.diffmap, landmark_graph.landmarks, n_comps, random_state=random_state, sizes=sizes)
+    return diffusion.Spectrum(found.values, landmark_graph.to_cells(found.vectors[landmark_graph.groups]))
 
 
 def components(adata: AnnData, neighbors_key: str | None) -> NDArray[np.int32] | None:
     """Return the connected part of the graph that each cell is in; None if it is in one piece."""
     from scipy.sparse.csgraph import connected_components
 
-    compact = get.compact_graph(adata, neighbors_key)
-    weights = get.graph(adata, neighbors_key) if compact is None else compact.landmarks
+    landmark_graph = get.landmark_graph(adata, neighbors_key)
+    weights = get.graph(adata, neighbors_key) if landmark_graph is None else landmark_graph.landmarks
     n, labels = connected_components(weights, directed=False)
     if n == 1:
         return None
-    return labels if compact is None else compact.to_cells(labels[compact.groups])
+    return labels if landmark_graph is None else landmark_graph.to_cells(labels[landmark_graph.groups])

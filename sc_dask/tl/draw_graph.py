@@ -87,7 +87,7 @@ def draw_graph(
     Raises
     ------
     MissingKeyError
-        The graph (a compact one is not of all cells), or what ``init_pos`` names, is not there.
+        The graph (a landmark graph is not of all cells), or what ``init_pos`` names, is not there.
     InputError
         An unknown layout, or an option that does not apply to it.
 

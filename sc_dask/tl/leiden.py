@@ -11,7 +11,7 @@ from sc_dask import get, slots
 from sc_dask.array.engine import run
 from sc_dask.errors import InputError
 from sc_dask.graph import cluster
-from sc_dask.graph.compact import clusters
+from sc_dask.graph.sharded.landmarks import clusters
 from sc_dask.price import Price, Size, priced
 from sc_dask.tl import partitions
 
@@ -83,7 +83,7 @@ def leiden(
         More options of ``leidenalg.find_partition`` or ``igraph.Graph.community_leiden``; of ``sc_dask``,
         ``initial_membership``.
 
-    On a compact graph (``pp.neighbors``) ``flavor="sc_dask"`` alone works, without ``restrict_to``: landmarks are
+    On a landmark graph (``pp.neighbors``) ``flavor="sc_dask"`` alone works, without ``restrict_to``: landmarks are
     clustered, then cells move where they gain, shard by shard.
 
     Returns
@@ -114,13 +114,15 @@ def leiden(
     {'0': 30, '1': 30}
     """
     several, resolutions = partitions.checked_resolutions(resolution)
-    compact = get.compact_graph(adata, neighbors_key) if adjacency is None and obsp is None else None
+    landmark_graph = get.landmark_graph(adata, neighbors_key) if adjacency is None and obsp is None else None
     keep = None if restrict_to is None else partitions.restricted(adata, *restrict_to)
-    if compact is not None:
-        _check_compact(flavor, restrict_to, directed, use_weights, partition_type, clustering_args)
+    if landmark_graph is not None:
+        _check_landmarks(flavor, restrict_to, directed, use_weights, partition_type, clustering_args)
         found = [
             cluster.Partition(
-                *clusters(compact, run.map_tasks, resolution=float(r), n_iterations=n_iterations, seed=random_state)
+                *clusters(
+                    landmark_graph, run.map_tasks, resolution=float(r), n_iterations=n_iterations, seed=random_state
+                )
             )
             for r in (1.0 if r is None else r for r in resolutions)
         ]
@@ -150,11 +152,11 @@ def leiden(
     return adata if copy else None
 
 
-def _check_compact(flavor: str, *without: Any) -> None:
+def _check_landmarks(flavor: str, *without: Any) -> None:
     restrict_to, directed, use_weights, partition_type, clustering_args = without
     if flavor != "sc_dask" or restrict_to or directed or not use_weights or partition_type or clustering_args:
         raise InputError(
-            f"found a compact graph and flavor={flavor!r}, or options that need a graph of all cells",
+            f"found a landmark graph and flavor={flavor!r}, or options that need a graph of all cells",
             "flavor='sc_dask' with resolution, n_iterations and random_state",
             'use flavor="sc_dask", or pp.neighbors(compact=False) before',
         )

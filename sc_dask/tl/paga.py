@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from sc_dask import get, slots
 from sc_dask.array.engine import run
 from sc_dask.errors import InputError, MissingKeyError
-from sc_dask.graph import compact, force, starts
+from sc_dask.graph import force, starts
 from sc_dask.graph import paga as abstraction
+from sc_dask.graph.sharded import landmarks
 from sc_dask.groups import Groups
 from sc_dask.price import Price, Size, priced
 
@@ -48,7 +49,7 @@ def paga(
     model
         ``v1.2``: edges to nearest neighbours over those expected by chance; ``v1.0``: weighed edges over the sizes.
     neighbors_key
-        Which graph; a compact one (``pp.neighbors``) too, whose edges are counted shard by shard.
+        Which graph; a landmark graph (``pp.neighbors``) too, whose edges are counted shard by shard.
     copy
         Return a changed copy.
 
@@ -136,9 +137,9 @@ def _key(adata: AnnData) -> str:
 def _counts(
     adata: AnnData, neighbors_key: str | None, codes: NDArray[np.int32], n_groups: int, *, nearest: bool
 ) -> sp.csr_matrix:
-    shards = get.compact_graph(adata, neighbors_key)
-    if shards is not None:
-        return compact.edge_counts(shards, run.map_tasks, codes, n_groups, nearest=nearest)
+    graph = get.landmark_graph(adata, neighbors_key)
+    if graph is not None:
+        return landmarks.edge_counts(graph, run.map_tasks, codes, n_groups, nearest=nearest)
     edges = get.distances(adata, neighbors_key) if nearest else get.graph(adata, neighbors_key)
     return run.call(abstraction.edge_counts, edges, codes, codes, n_groups)
 

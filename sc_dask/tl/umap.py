@@ -92,7 +92,7 @@ def umap(
     obsm ``X_umap`` (n_obs, n_components) float32; uns ``umap``: ``params`` with ``a``, ``b`` and a ``random_state``
     that is not 0. With ``key_added``: obsm ``<key>`` and uns ``<key>``.
 
-    On a compact graph (``pp.neighbors``) landmarks are laid out, then all cells for ``maxiter`` rounds (None: 30)
+    On a landmark graph (``pp.neighbors``) landmarks are laid out, then all cells for ``maxiter`` rounds (None: 30)
     shard by shard.
 
     Passes: 0 (1 if X is the representation). Memory: about 30 bytes an edge; with umap-learn 100.
@@ -115,23 +115,23 @@ def umap(
     """
     if method not in layout.METHODS:
         raise InputError(f"found method={method!r}", "one of " + ", ".join(layout.METHODS))
-    compact = get.compact_graph(adata, neighbors_key)
+    landmark_graph = get.landmark_graph(adata, neighbors_key)
     if isinstance(init_pos, str) and init_pos in adata.obsm:
         init_pos = get.embedding(adata, init_pos)
-    elif isinstance(init_pos, str) and init_pos == "paga" and compact is None:
+    elif isinstance(init_pos, str) and init_pos == "paga" and landmark_graph is None:
         init_pos = first_coordinates(adata, random_state)
     options: dict[str, Any] = {
         "n_components": n_components, "min_dist": min_dist, "spread": spread, "maxiter": maxiter, "alpha": alpha,
         "gamma": gamma, "negative_sample_rate": negative_sample_rate, "random_state": random_state, "a": a, "b": b,
         "n_jobs": config.n_threads(),
     }  # fmt: skip
-    if compact is None:
+    if landmark_graph is None:
         result = _of_all_cells(adata, neighbors_key, init_pos=init_pos, method=method, **options)
     elif method == "umap" and isinstance(init_pos, str) and init_pos in ("spectral", "multilevel"):
-        result = layout.of_compact(compact, run.map_tasks, **options)
+        result = layout.of_landmarks(landmark_graph, run.map_tasks, **options)
     else:
         raise InputError(
-            "found a compact graph, and a method or a start that needs a graph of all cells",
+            "found a landmark graph, and a method or a start that needs a graph of all cells",
             "method='umap' and init_pos='multilevel'",
             "use pp.neighbors(compact=False) before",
         )

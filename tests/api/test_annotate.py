@@ -73,7 +73,7 @@ def test_annotate__resolution_by_number_of_cells() -> None:
     assert [resolution_for(n) for n in (10, 4999, 5000, 30_000, 99_999, 100_000, 10**6)] == [5, 5, 10, 15, 20, 25, 30]
 
 
-def test_annotate__on_a_compact_graph() -> None:
+def test_annotate__on_a_landmark_graph() -> None:
     adata = logged()
     adata.obsm["X_pca"] = connected().obsm["X_pca"]
     sd.pp.neighbors(adata, n_neighbors=10, compact=True)

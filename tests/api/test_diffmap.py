@@ -41,7 +41,7 @@ def test_diffmap__another_graph_by_its_key() -> None:
     assert adata.obsm["X_diffmap"].shape == (200, 5)
 
 
-def test_diffmap__of_a_compact_graph_is_near_that_of_all_cells(tmp_path: Any) -> None:
+def test_diffmap__of_a_landmark_graph_is_near_that_of_all_cells(tmp_path: Any) -> None:
     import dask
 
     adata = cells(2000)

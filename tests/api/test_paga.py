@@ -91,7 +91,7 @@ def test_paga__positions_of_an_earlier_result_go(tmp_path: Path) -> None:
     np.testing.assert_array_equal(first_coordinates(back, 0), first_coordinates(adata, 0))
 
 
-def test_paga__a_compact_graph_counts_the_same_edges(tmp_path: Path) -> None:
+def test_paga__a_landmark_graph_counts_the_same_edges(tmp_path: Path) -> None:
     adata = groups_in_a_row(1500)
     with dask.config.set({"sc-dask.work-dir": str(tmp_path)}):
         for model in ("v1.2", "v1.0"):

@@ -397,10 +397,10 @@ def test_client__a_scheduler_without_workers_is_refused() -> None:
     assert run.client() is None
 
 
-# -- a compact graph -----------------------------------------------------------------------------
+# -- a landmark graph -----------------------------------------------------------------------------
 
 
-def test_compact__on_two_processes_is_the_local_one(client: Any, tmp_path: Path) -> None:
+def test_landmark_graph__on_two_processes_is_the_local_one(client: Any, tmp_path: Path) -> None:
     def made(folder: Path) -> ad.AnnData:
         rng = np.random.default_rng(0)
         centres = 3 * rng.normal(size=(6, 12))

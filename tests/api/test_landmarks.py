@@ -30,7 +30,7 @@ def work_dir(tmp_path: Path) -> Any:
         yield tmp_path / "work"
 
 
-def test_compact__from_neighbours_to_umap(work_dir: Path, tmp_path: Path) -> None:
+def test_landmark_graph__from_neighbours_to_umap(work_dir: Path, tmp_path: Path) -> None:
     a = adata()
     sd.pp.neighbors(a, compact=True)
     assert not a.obsp and a.uns["neighbors"]["params"]["recall"] > 0.95
@@ -47,7 +47,7 @@ def test_compact__from_neighbours_to_umap(work_dir: Path, tmp_path: Path) -> Non
     assert Path(facts["folder"]).parent == work_dir
 
 
-def test_compact__a_lazy_representation_is_never_loaded(work_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_landmark_graph__a_lazy_representation_is_never_loaded(work_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     a, eager = adata(), adata()
     a.obsm["X_pca"] = da.from_array(a.obsm["X_pca"], chunks=(400, 12))
     monkeypatch.setattr(da.Array, "__array__", lambda *_: pytest.fail("loaded whole"))
@@ -58,7 +58,7 @@ def test_compact__a_lazy_representation_is_never_loaded(work_dir: Path, monkeypa
     assert a.obsm["X_umap"].shape == (1500, 2)
 
 
-def test_compact__auto_goes_by_budget(work_dir: Path) -> None:
+def test_landmark_graph__auto_goes_by_budget(work_dir: Path) -> None:
     a = adata()
     sd.pp.neighbors(a, key_added="plain")
     with dask.config.set({"sc-dask.memory": "1MiB"}):
@@ -67,10 +67,10 @@ def test_compact__auto_goes_by_budget(work_dir: Path) -> None:
     assert "tight_landmark" in a.obs and "plain_connectivities" in a.obsp
 
 
-def test_compact__what_needs_all_cells_says_so(work_dir: Path) -> None:
+def test_landmark_graph__what_needs_all_cells_says_so(work_dir: Path) -> None:
     a = adata()
     for options in ({"metric": "cosine"}, {"method": "gauss"}, {"transformer": "sklearn"}):
-        with pytest.raises(InputError, match=r"of a compact graph.*compact=False"):
+        with pytest.raises(InputError, match=r"of a landmark graph.*compact=False"):
             sd.pp.neighbors(a, compact=True, **options)
     with pytest.raises(InputError, match="compact='yes'"):
         sd.pp.neighbors(a, compact="yes")
@@ -82,11 +82,11 @@ def test_compact__what_needs_all_cells_says_so(work_dir: Path) -> None:
     assert "neighbors" not in a.uns
     a = adata()
     sd.pp.neighbors(a, compact=True)
-    with pytest.raises(InputError, match=r'compact graph.*flavor="sc_dask"'):
+    with pytest.raises(InputError, match=r'landmark graph.*flavor="sc_dask"'):
         sd.tl.leiden(a)
-    with pytest.raises(InputError, match="compact graph, and a method or a start"):
+    with pytest.raises(InputError, match="landmark graph, and a method or a start"):
         sd.tl.umap(a, method="umap-learn")
-    with pytest.raises(MissingKeyError, match="is compact and not in adata.obsp"):
+    with pytest.raises(MissingKeyError, match="is a landmark graph and not in adata.obsp"):
         sd.tl.louvain(a)
     with pytest.raises(StoreError, match="of 1500 cells, not of 700"):
         sd.tl.umap(a[:700].copy())
@@ -146,7 +146,7 @@ def test_updated__a_new_graph_takes_the_place_of_the_old(tmp_path: Path) -> None
     sd.pp.neighbors(b, 10, compact=True)
     sd.write(b, store, update=True)
     assert len(graphs_in(store)) == 2 and first not in graphs_in(store)
-    assert sd.get.compact_graph(sd.read(store), "more") is not None
+    assert sd.get.landmark_graph(sd.read(store), "more") is not None
 
 
 def test_converted__a_store_keeps_its_graph(tmp_path: Path) -> None:

@@ -68,25 +68,25 @@ def save(path: Path, **arrays: NDArray[Any]) -> None:
 
 def load(path: Path, name: str, *, in_place: bool = False) -> NDArray[Any]:
     """Read an array that ``save`` wrote; ``in_place``: looked into on disk, as if it were writable (it is not)."""
-    found = np.load(path.with_name(f"{path.name}-{name}.npy"), mmap_mode="c" if in_place else None)
-    return np.asarray(found)
+    array = np.load(path.with_name(f"{path.name}-{name}.npy"), mmap_mode="c" if in_place else None)
+    return np.asarray(array)
 
 
-def deal(begin: int, given: tuple[Shards, Callable[[int, int], NDArray[np.float32]], int]) -> None:
+def assign(begin: int, shared: tuple[Shards, Callable[[int, int], NDArray[np.float32]], int]) -> None:
     """Write the rows of one block of the representation to the shards that they belong to."""
-    shards, read, step = given
+    shards, read, step = shared
     rows = read(begin, min(begin + step, shards.n_obs))
     parts = range(0, rows.shape[0], _ROWS_AT_ONCE)
     label = np.concatenate([nearest_centroid(rows[a : a + _ROWS_AT_ONCE], shards.coarse) for a in parts])
     shard = shards.shard_of[label]
     for s in np.unique(shard):
         own = np.flatnonzero(shard == s)
-        save(shards.path(f"dealt-{s}-{begin:012d}"), rows=rows[own], ids=begin + own, labels=label[own])
+        save(shards.path(f"assigned-{s}-{begin:012d}"), rows=rows[own], ids=begin + own, labels=label[own])
 
 
 def divide(s: int, shards: Shards) -> tuple[list[int], NDArray[np.float32]]:
     """Sort the rows of a shard into clusters; return their sizes and centroids."""
-    names = sorted(p.name[: -len("-ids.npy")] for p in Path(shards.folder).glob(f"dealt-{s}-*-ids.npy"))
+    names = sorted(p.name[: -len("-ids.npy")] for p in Path(shards.folder).glob(f"assigned-{s}-*-ids.npy"))
     rows, ids, label = (
         np.concatenate([load(shards.path(n), what) for n in names]) for what in ("rows", "ids", "labels")
     )
@@ -102,9 +102,9 @@ def divide(s: int, shards: Shards) -> tuple[list[int], NDArray[np.float32]]:
     return sizes, np.concatenate(centroids)
 
 
-def find(s: int, given: tuple[Shards, int, NDArray[np.int64]]) -> NDArray[np.float32]:
+def search(s: int, shared: tuple[Shards, int, NDArray[np.int64]]) -> NDArray[np.float32]:
     """Find the neighbours of a shard's cells, also beyond its border; return the distances of the sampled ones."""
-    shards, n_candidates, sample = given
+    shards, n_candidates, sample = shared
     k = shards.n_neighbors - 1
     local, positions, near = _surroundings(s, shards, n_candidates)
     n_own = int(shards.starts[s + 1] - shards.starts[s])
@@ -114,11 +114,11 @@ def find(s: int, given: tuple[Shards, int, NDArray[np.int64]]) -> NDArray[np.flo
     n = positions.size
     indices, distances = np.empty((n, k + 1), np.int32), np.empty((n, k + 1), np.float32)
     kernels.finalize(local[0], lists.indices, np.arange(n), 0, n_own, indices, distances)
-    found = indices[:n_own]
-    missing = found < 0
-    found = positions[np.where(missing, 0, found)].astype(np.int32)
-    found[missing] = -1
-    save(shards.path(f"knn-{s}"), indices=found, distances=distances[:n_own])
+    indices = indices[:n_own]
+    missing = indices < 0
+    indices = positions[np.where(missing, 0, indices)].astype(np.int32)
+    indices[missing] = -1
+    save(shards.path(f"knn-{s}"), indices=indices, distances=distances[:n_own])
     own = sample[(sample >= shards.starts[s]) & (sample < shards.starts[s + 1])] - shards.starts[s]
     return distances[own]
 
@@ -132,14 +132,14 @@ def _surroundings(
     near = near_clusters(p, n_candidates, n_jobs=1, of=own)
     foreign = np.setdiff1d(np.concatenate(near), own)
     near += near_clusters(p, max(shards.n_neighbors, n_candidates // _HALO_SHARE), n_jobs=1, of=foreign)
-    held = np.concatenate([own, foreign])
+    local = np.concatenate([own, foreign])
     number = np.full(p.n_clusters, -1, np.int64)
-    number[held] = np.arange(held.size)
+    number[local] = np.arange(local.size)
     near = [number[row][number[row] >= 0] for row in near]
-    sizes = p.starts[held + 1] - p.starts[held]
+    sizes = p.starts[local + 1] - p.starts[local]
     starts = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
-    positions = np.repeat(p.starts[held] - starts[:-1], sizes) + np.arange(starts[-1])
-    return (_rows_at(positions, shards), Partition(positions, starts, p.centroids[held])), positions, near
+    positions = np.repeat(p.starts[local] - starts[:-1], sizes) + np.arange(starts[-1])
+    return (_rows_at(positions, shards), Partition(positions, starts, p.centroids[local])), positions, near
 
 
 def _rows_at(positions: NDArray[np.int64], shards: Shards) -> NDArray[np.float32]:
@@ -151,23 +151,23 @@ def _rows_at(positions: NDArray[np.int64], shards: Shards) -> NDArray[np.float32
     return out
 
 
-def sampled(given: tuple[Shards, NDArray[np.int64]]) -> NDArray[np.float32]:
+def sampled(shared: tuple[Shards, NDArray[np.int64]]) -> NDArray[np.float32]:
     """Return the rows at some positions."""
-    return _rows_at(given[1], given[0])
+    return _rows_at(shared[1], shared[0])
 
 
-def nearest(s: int, given: tuple[Shards, NDArray[np.int64], NDArray[np.float32]]) -> NDArray[np.float32]:
+def nearest(s: int, shared: tuple[Shards, NDArray[np.int64], NDArray[np.float32]]) -> NDArray[np.float32]:
     """Return the distances of sampled cells to the nearest of a shard's cells."""
-    shards, sample, queries = given
+    shards, sample, queries = shared
     rows = load(shards.path(f"cells-{s}"), "rows")
     inside = (sample >= shards.starts[s]) & (sample < shards.starts[s + 1])
     own = np.where(inside, sample - shards.starts[s], -1)
     return exact.nearest(rows, queries, shards.n_neighbors - 1, own=own)[1]
 
 
-def weigh(s: int, given: tuple[Shards, float]) -> None:
+def weigh(s: int, shared: tuple[Shards, float]) -> None:
     """Weigh a shard's edges as UMAP does, and leave those to other shards for them."""
-    shards, mean = given
+    shards, mean = shared
     first = int(shards.starts[s])
     indices, distances = (load(shards.path(f"knn-{s}"), what) for what in ("indices", "distances"))
     weights = np.empty(distances.shape, np.float32)
@@ -212,9 +212,9 @@ def _graph(s: int, shards: Shards) -> sp.csr_matrix:
     return graph
 
 
-def group(s: int, given: tuple[Shards, int]) -> int:
+def group(s: int, shared: tuple[Shards, int]) -> int:
     """Group a shard's cells with neighbours of the same shard, at most so many; return the number of groups."""
-    shards, most = given
+    shards, most = shared
     first, n_own = int(shards.starts[s]), int(shards.starts[s + 1] - shards.starts[s])
     rows = _graph(s, shards)
     inner = (rows.indices >= first) & (rows.indices < first + n_own)
@@ -234,19 +234,19 @@ def group(s: int, given: tuple[Shards, int]) -> int:
     return int(label.max()) + 1
 
 
-def aggregate(s: int, given: tuple[Shards, NDArray[np.int64]]) -> None:
+def aggregate(s: int, shared: tuple[Shards, NDArray[np.int64]]) -> None:
     """Add up the weights from a shard's groups to all groups."""
-    shards, first_group = given
+    shards, first_group = shared
     own = load(shards.path(f"groups-{s}"), "labels")
     labels = load(shards.path("all"), "groups", in_place=True)
     n = int(first_group[s + 1] - first_group[s])
-    found = aggregate_rows(_graph(s, shards), own, n, labels, int(first_group[-1]), 1)
-    save(shards.path(f"landmarks-{s}"), indptr=found.indptr, indices=found.indices, data=found.data)
+    sums = aggregate_rows(_graph(s, shards), own, n, labels, int(first_group[-1]), 1)
+    save(shards.path(f"landmarks-{s}"), indptr=sums.indptr, indices=sums.indices, data=sums.data)
 
 
-def means(s: int, given: tuple[Shards, NDArray[np.int64]]) -> NDArray[np.float32]:
+def means(s: int, shared: tuple[Shards, NDArray[np.int64]]) -> NDArray[np.float32]:
     """Return the mean rows of a shard's groups."""
-    shards, first_group = given
+    shards, first_group = shared
     own = load(shards.path(f"groups-{s}"), "labels")
     rows = load(shards.path(f"cells-{s}"), "rows")
     n = int(first_group[s + 1] - first_group[s])
@@ -254,23 +254,23 @@ def means(s: int, given: tuple[Shards, NDArray[np.int64]]) -> NDArray[np.float32
     return (sums / np.bincount(own, minlength=n)[:, None]).astype(np.float32)
 
 
-def settle(s: int, given: tuple[Shards, NDArray[np.float64], float, float]) -> tuple[NDArray[np.int32], int]:
+def local_move(s: int, shared: tuple[Shards, NDArray[np.float64], float, float]) -> tuple[NDArray[np.int32], int]:
     """Return the communities where a shard's cells gain most while all others stay, and how many would move."""
-    shards, community_strengths, resolution, total = given
+    shards, community_strengths, resolution, total = shared
     rows = _graph(s, shards)
     labels = load(shards.path("all"), "labels", in_place=True)
     out = np.empty(rows.shape[0], np.int32)
     strengths = communities.sums_of_rows(rows.indptr, rows.data)
-    n_moves = communities.settle(
+    n_moves = communities.move_to_best(
         rows.indptr, rows.indices, rows.data, strengths, labels, int(shards.starts[s]), community_strengths,
         resolution, total, out,
     )  # fmt: skip
     return out, int(n_moves)
 
 
-def weight_of(s: int, given: tuple[Shards, int]) -> tuple[float, NDArray[np.float64]]:
+def weight_of(s: int, shared: tuple[Shards, int]) -> tuple[float, NDArray[np.float64]]:
     """Return the weight of a shard's edges within communities, and the strengths of the communities' cells in it."""
-    shards, n_groups = given
+    shards, n_groups = shared
     rows = _graph(s, shards)
     labels = load(shards.path("all"), "labels", in_place=True)
     first, end = shards.starts[s], shards.starts[s + 1]
@@ -280,9 +280,9 @@ def weight_of(s: int, given: tuple[Shards, int]) -> tuple[float, NDArray[np.floa
     return float(rows.data[same].sum(dtype=np.float64)), strengths
 
 
-def edge_counts(s: int, given: tuple[Shards, int, bool]) -> sp.csr_matrix:
+def edge_counts(s: int, shared: tuple[Shards, int, bool]) -> sp.csr_matrix:
     """Count the edges from a shard's cells between labelled groups: those to the nearest neighbours, or all weighed."""
-    shards, n_groups, nearest = given
+    shards, n_groups, nearest = shared
     labels = load(shards.path("all"), "labels", in_place=True)
     if nearest:
         indices = load(shards.path(f"knn-{s}"), "indices", in_place=True)[:, 1:]
@@ -296,9 +296,9 @@ def edge_counts(s: int, given: tuple[Shards, int, bool]) -> sp.csr_matrix:
     return paga.edge_counts(rows, own, labels, n_groups)
 
 
-def rates(s: int, given: tuple[Shards, int]) -> None:
+def rates(s: int, shared: tuple[Shards, int]) -> None:
     """Prepare a shard's edges for so many rounds of layout."""
-    shards, n_epochs = given
+    shards, n_epochs = shared
     rows = _graph(s, shards)
     keep = rows.data >= 1.0 / max(1, n_epochs)  # the heaviest weight is 1
     indptr = np.concatenate([[0], np.cumsum(keep)])[rows.indptr].astype(np.int64)
@@ -308,10 +308,10 @@ def rates(s: int, given: tuple[Shards, int]) -> None:
 
 
 def step(
-    s: int, given: tuple[Shards, int, tuple[NDArray[np.float32], NDArray[np.float32]], float, int]
+    s: int, shared: tuple[Shards, int, tuple[NDArray[np.float32], NDArray[np.float32]], float, int]
 ) -> NDArray[np.float32]:
     """Return where a shard's cells stand after one more round of layout, the others being where they were."""
-    shards, t, tables, alpha, n_negative = given
+    shards, t, tables, alpha, n_negative = shared
     path = shards.path(f"rates-{s}")
     indptr, indices, rate = (load(path, name, in_place=True) for name in ("indptr", "indices", "rates"))
     old = load(shards.path(f"round-{t}"), "coords", in_place=True)

@@ -1,9 +1,9 @@
-"""The compact graph: cells grouped into landmarks, so that an atlas of any size has a graph that fits in memory.
+"""The landmark graph: cells grouped into landmarks, so that an atlas of any size has a graph that fits in memory.
 
-Cells are dealt into shards of neighbours (``graph.shards``); neighbours are searched, weighed and grouped shard by
-shard, on whatever runs ``map_tasks``. The landmark graph is the exact sum of the cells' weights, so its modularity is
-that of the cells when groups stay together. Clusters and positions are found on it, and mended by the cells' own
-edges, shard by shard.
+Cells are assigned to shards of neighbours (``graph.sharded.shards``); neighbours are searched, weighed and grouped
+shard by shard, on whatever runs ``map_tasks``. The landmark graph is the exact sum of the cells' weights, so its
+modularity is that of the cells when groups stay together. Clusters and positions are computed on it, and mended by the
+cells' own edges, shard by shard.
 """
 
 from __future__ import annotations
@@ -20,12 +20,13 @@ from numpy.typing import NDArray
 
 from sc_dask import work
 from sc_dask.errors import StoreError
-from sc_dask.graph import optimise, shards, starts
+from sc_dask.graph import optimise, starts
 from sc_dask.graph.communities import by_size, communities
 from sc_dask.graph.knn import ivf, recall
 from sc_dask.graph.order import ordered
 from sc_dask.graph.partition import coarse_centroids
-from sc_dask.graph.shards import Shards
+from sc_dask.graph.sharded import shards
+from sc_dask.graph.sharded.shards import Shards
 from sc_dask.kernels import layout as kernels
 
 SHARD_SIZE = 250_000
@@ -54,7 +55,7 @@ class Source:
 
 
 @dataclass(frozen=True)
-class Compact:
+class LandmarkGraph:
     """A graph in shards and its landmarks."""
 
     shards: Shards
@@ -65,23 +66,23 @@ class Compact:
     recall: float
     n_edges: int
 
-    def saved(self) -> Compact:
+    def saved(self) -> LandmarkGraph:
         """Leave in the folder what `opened` needs, and return the same."""
         m, path = self.landmarks, self.shards.path("compact")
         shards.save(path, order=self.order, first_group=self.first_group)
         shards.save(path, indptr=m.indptr, indices=m.indices, data=m.data)
-        facts = {"recall": self.recall, "n_edges": self.n_edges}
+        info = {"recall": self.recall, "n_edges": self.n_edges}
         whole = self.shards.path("compact.json")
         partial = work.partial(whole)
         plan = {f.name: getattr(self.shards, f.name) for f in fields(Shards) if f.name != "folder"}
         arrays = {name: value for name, value in plan.items() if isinstance(value, np.ndarray)}
         shards.save(self.shards.path("plan"), **arrays)
-        partial.write_text(json.dumps({**facts, **{n: v for n, v in plan.items() if n not in arrays}}))
+        partial.write_text(json.dumps({**info, **{n: v for n, v in plan.items() if n not in arrays}}))
         partial.replace(whole)
         return self
 
     @classmethod
-    def opened(cls, folder: str, n_obs: int) -> Compact:
+    def opened(cls, folder: str, n_obs: int) -> LandmarkGraph:
         """Open the graph of a folder.
 
         Raises
@@ -91,23 +92,23 @@ class Compact:
         """
         path = Path(folder)
         try:
-            facts = json.loads((path / "compact.json").read_text())
+            info = json.loads((path / "compact.json").read_text())
         except OSError as error:
             raise StoreError(
-                f"the compact graph {folder} is gone",
+                f"the landmark graph {folder} is gone",
                 "a folder that this machine sees",
                 "read its store with sd.read, or run pp.neighbors again",
             ) from error
-        if facts["n_obs"] != n_obs:
+        if info["n_obs"] != n_obs:
             raise StoreError(
-                f"the compact graph is of {facts['n_obs']} cells, not of {n_obs}",
+                f"the landmark graph is of {info['n_obs']} cells, not of {n_obs}",
                 "the same cells",
                 "run pp.neighbors again",
             )
-        share, n_edges = facts.pop("recall"), facts.pop("n_edges")
-        arrays = {f.name for f in fields(Shards)} - set(facts) - {"folder"}
-        kept: dict[str, Any] = {name: shards.load(path / "plan", name) for name in arrays}
-        plan = Shards(folder=folder, **facts, **kept)
+        share, n_edges = info.pop("recall"), info.pop("n_edges")
+        arrays = {f.name for f in fields(Shards)} - set(info) - {"folder"}
+        stored: dict[str, Any] = {name: shards.load(path / "plan", name) for name in arrays}
+        plan = Shards(folder=folder, **info, **stored)
         order, first, indptr, indices, data = (
             shards.load(path / "compact", name) for name in ("order", "first_group", "indptr", "indices", "data")
         )
@@ -125,7 +126,7 @@ class Compact:
         return out
 
 
-def compact(
+def build(
     source: Source,
     n_neighbors: int,
     folder: str,
@@ -135,7 +136,7 @@ def compact(
     group_size: int | None = None,
     shard_size: int = SHARD_SIZE,
     seed: int = 0,
-) -> Compact:
+) -> LandmarkGraph:
     """Search, weigh and group the cells of a representation; the number of workers does not change the result.
 
     Parameters
@@ -156,7 +157,7 @@ def compact(
     """
     n_obs = source.shape[0]
     size = min(shard_size, max(1, n_obs // 2))
-    plan = _dealt(source, n_neighbors, folder, map_tasks, max(1, round(n_obs / size)), seed)
+    plan = _assigned(source, n_neighbors, folder, map_tasks, max(1, round(n_obs / size)), seed)
     every = range(plan.n)
     share = _searched(plan, map_tasks, min_recall)
     mean = float(np.mean([shards.load(plan.path(f"knn-{s}"), "distances", in_place=True).mean() for s in every]))
@@ -173,7 +174,7 @@ def compact(
     map_tasks(shards.aggregate, every, shared=(plan, first), label="landmarks")
     parts = [_landmarks(plan, s, first) for s in every]
     order = np.concatenate([shards.load(plan.path(f"cells-{s}"), "ids") for s in every])
-    return Compact(plan, order, groups, sp.vstack(parts, format="csr"), first, share, n_edges)
+    return LandmarkGraph(plan, order, groups, sp.vstack(parts, format="csr"), first, share, n_edges)
 
 
 def _dropped(plan: Shards, pattern: str) -> None:
@@ -187,7 +188,7 @@ def _landmarks(plan: Shards, s: int, first: NDArray[np.int64]) -> sp.csr_matrix:
     return sp.csr_matrix((data, indices, indptr), shape=(indptr.size - 1, int(first[-1])))
 
 
-def _dealt(source: Source, n_neighbors: int, folder: str, map_tasks: MapTasks, n_shards: int, seed: int) -> Shards:
+def _assigned(source: Source, n_neighbors: int, folder: str, map_tasks: MapTasks, n_shards: int, seed: int) -> Shards:
     n_obs, n_dims = source.shape
     rng = np.random.default_rng(seed)
     n_coarse = max(n_shards, round((n_obs / ivf.CLUSTER_SIZE) ** 0.5))
@@ -200,9 +201,9 @@ def _dealt(source: Source, n_neighbors: int, folder: str, map_tasks: MapTasks, n
         folder, n_obs, n_neighbors, seed, coarse, shard_of, empty, empty, np.empty((0, n_dims), np.float32), empty
     )
     step = source.rows_a_block
-    map_tasks(shards.deal, range(0, n_obs, step), shared=(plan, source.read, step), label="deal")
+    map_tasks(shards.assign, range(0, n_obs, step), shared=(plan, source.read, step), label="assign")
     divided = map_tasks(shards.divide, range(plan.n), shared=plan, label="divide")
-    _dropped(plan, "dealt-*")
+    _dropped(plan, "assigned-*")
     sizes = [np.asarray(d[0], np.int64) for d in divided]
     return replace(
         plan,
@@ -257,7 +258,7 @@ def _searched(plan: Shards, map_tasks: MapTasks, min_recall: float) -> float:
     true = np.sort(np.concatenate(distances, axis=1), axis=1)[:, :k]
     n_candidates = ivf.first_candidates(plan.n_obs, plan.n_neighbors)
     for _ in range(_MAX_TIMES):
-        found = map_tasks(shards.find, every, shared=(plan, n_candidates, sample), label="neighbours")
+        found = map_tasks(shards.search, every, shared=(plan, n_candidates, sample), label="neighbours")
         share = recall.of_distances(np.concatenate(found)[:, 1:], true)
         if share >= min_recall:
             break
@@ -266,7 +267,7 @@ def _searched(plan: Shards, map_tasks: MapTasks, min_recall: float) -> float:
 
 
 def clusters(
-    graph: Compact, map_tasks: MapTasks, *, resolution: float = 1.0, n_iterations: int = -1, seed: int = 0
+    graph: LandmarkGraph, map_tasks: MapTasks, *, resolution: float = 1.0, n_iterations: int = -1, seed: int = 0
 ) -> tuple[NDArray[np.int32], float]:
     """Return Leiden communities of the cells and their modularity: those of the landmarks, then mended cell by cell.
 
@@ -278,8 +279,8 @@ def clusters(
     every, plan = range(graph.shards.n), graph.shards
     for _ in range(_N_SWEEPS):
         _, strengths = _weights(graph, labels, map_tasks)
-        given = (plan, strengths, resolution, total)
-        moved = map_tasks(shards.settle, every, shared=given, label="settle")
+        shared = (plan, strengths, resolution, total)
+        moved = map_tasks(shards.local_move, every, shared=shared, label="local moves")
         labels = np.concatenate([m[0] for m in moved])
         if sum(m[1] for m in moved) < 1e-4 * labels.size:
             break
@@ -288,7 +289,7 @@ def clusters(
     return graph.to_cells(labels), float(inside / total - np.square(strengths / total).sum())
 
 
-def _weights(graph: Compact, labels: NDArray[np.int32], map_tasks: MapTasks) -> tuple[float, NDArray[np.float64]]:
+def _weights(graph: LandmarkGraph, labels: NDArray[np.int32], map_tasks: MapTasks) -> tuple[float, NDArray[np.float64]]:
     plan = graph.shards
     shards.save(plan.path("all"), labels=labels)
     n_groups = int(labels.max()) + 1
@@ -297,7 +298,7 @@ def _weights(graph: Compact, labels: NDArray[np.int32], map_tasks: MapTasks) -> 
 
 
 def edge_counts(
-    graph: Compact, map_tasks: MapTasks, codes: NDArray[np.int32], n_groups: int, *, nearest: bool
+    graph: LandmarkGraph, map_tasks: MapTasks, codes: NDArray[np.int32], n_groups: int, *, nearest: bool
 ) -> sp.csr_matrix:
     """Count the edges of the cells between groups: those to nearest neighbours (directed), or all that have a weight.
 
@@ -311,7 +312,7 @@ def edge_counts(
 
 
 def layout(
-    graph: Compact,
+    graph: LandmarkGraph,
     map_tasks: MapTasks,
     n_components: int,
     force: optimise.Force,

@@ -1,4 +1,4 @@
-"""When a neighbour graph is made compact, and the making of it."""
+"""When neighbours become a landmark graph, and the making of it."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import numpy as np
 from sc_dask import config, get
 from sc_dask.array.engine import run
 from sc_dask.errors import InputError
-from sc_dask.graph.compact import Compact, Source, compact
 from sc_dask.graph.knn import recall
 from sc_dask.graph.knn.neighbors import check_finite
+from sc_dask.graph.sharded.landmarks import LandmarkGraph, Source, build
 from sc_dask.work import WorkFolder
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ _ROWS_A_BLOCK = 65_536
 
 
 def wanted(adata: AnnData, choice: bool | str, n_neighbors: int, use_rep: str | None, n_pcs: int | None) -> bool:
-    """Tell whether the graph is to be compact: as asked, or by size, budget and where the representation is."""
+    """Tell whether to make a landmark graph: as asked, or by size, budget and where the representation is."""
     if isinstance(choice, bool):
         return choice
     if choice != "auto":
@@ -40,8 +40,8 @@ def wanted(adata: AnnData, choice: bool | str, n_neighbors: int, use_rep: str | 
 
 def made(
     adata: AnnData, n_neighbors: int, use_rep: str | None, n_pcs: int | None, min_recall: float, seed: int
-) -> Compact:
-    """Make the compact graph in a folder of the work-dir."""
+) -> LandmarkGraph:
+    """Make the landmark graph in a folder of the work-dir."""
     shape, read, lazy = get.embedding_rows(adata, use_rep, n_pcs)
     if not 2 <= n_neighbors <= shape[0] // 2:
         raise InputError(
@@ -59,7 +59,7 @@ def made(
     folder = str(area)
     checked = partial(_finite, read)
     tasks = run.map_tasks
-    graph = compact(
+    graph = build(
         Source(shape, checked, _ROWS_A_BLOCK), n_neighbors, folder, tasks, min_recall=min_recall, seed=seed
     ).saved()
     recall.warn_below(min_recall, graph.recall, stacklevel=3)
