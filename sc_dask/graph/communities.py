@@ -73,10 +73,10 @@ def aggregate_rows(
     step = max(1, -(-n_groups // n_jobs))
     begins = range(0, n_groups, step)
     sizes = np.zeros(n_groups, np.int64)
-    given = (labels, n_labels, nodes, starts)
+    groups = (labels, n_labels, nodes, starts)
     a = rows
     threaded(
-        lambda c: kernels.aggregate_sizes(a.indptr, a.indices, *given, c, min(c + step, n_groups), sizes),
+        lambda c: kernels.aggregate_sizes(a.indptr, a.indices, *groups, c, min(c + step, n_groups), sizes),
         begins,
         n_jobs,
     )
@@ -84,7 +84,7 @@ def aggregate_rows(
     indices, weights = np.empty(indptr[-1], np.int32), np.empty(indptr[-1])
     into = (indptr, indices, weights)
     threaded(
-        lambda c: kernels.aggregate(a.indptr, a.indices, a.data, *given, c, min(c + step, n_groups), *into),
+        lambda c: kernels.aggregate(a.indptr, a.indices, a.data, *groups, c, min(c + step, n_groups), *into),
         begins,
         n_jobs,
     )

@@ -46,7 +46,7 @@ def layout(
     kind
         One of ``LAYOUTS``.
     init
-        First coordinates; None: by chance.
+        First coordinates; None: at random.
     root
         Of a tree layout; None: igraph chooses.
     kwds

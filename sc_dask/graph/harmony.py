@@ -176,7 +176,7 @@ def _assigned(
         kernels.exponents(weights, width, highest)
         np.exp(weights, out=weights)
         sums = np.zeros(state.sums.shape)
-        energy = kernels.settle(weights, highest, rows, keys.of, penalty, width, state.r, sums)
+        energy = kernels.assign(weights, highest, rows, keys.of, penalty, width, state.r, sums)
         return sums, np.asarray(weights.T @ z), float(energy)
 
     sums, centres, energy = np.zeros(state.sums.shape), np.zeros(state.centres.shape), 0.0
@@ -211,7 +211,7 @@ def _crowding(sums: Doubles, keys: Batches, options: Options) -> float:
 def _cluster(
     state: _State, keys: Batches, options: Options, rng: np.random.RandomState, objectives: list[float], run: Run
 ) -> int:
-    """Assign cells and move centroids until the objective settles; return the number of rounds."""
+    """Assign cells and move centroids until the objective converges; return the number of rounds."""
     for i in range(options.max_iter_kmeans):
         objectives.append(_round(state, keys, options, rng, run))
         if i > _WINDOW:

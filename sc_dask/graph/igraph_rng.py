@@ -1,4 +1,4 @@
-"""The random generator of igraph: there is one for the process, and it is lent to one caller at a time."""
+"""The random generator of igraph: there is one for the process, and one caller at a time may use it."""
 
 from __future__ import annotations
 

@@ -76,9 +76,9 @@ def optimise(
     step = max(256, -(-n // (how.n_jobs * _TASKS_A_THREAD)))
     with threads(how.n_jobs) as run:
         for t in range(n_epochs):
-            given = (*edges, old, shuffled, new, *tables)
+            arrays = (*edges, old, shuffled, new, *tables)
             last = (t, force.alpha * (1 - t / n_epochs), force.n_negative, how.seed, 0)
-            run(partial(_moved, move, given, last, step, rank, new_shuffled), range(0, n, step))
+            run(partial(_moved, move, arrays, last, step, rank, new_shuffled), range(0, n, step))
             old, new, shuffled, new_shuffled = new, old, new_shuffled, shuffled
             if how.on_epoch is not None:
                 how.on_epoch(done + t + 1, of or n_epochs)
@@ -93,7 +93,7 @@ Edges = tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.uint16]]
 
 def _moved(
     move: Any,
-    given: tuple[Any, ...],
+    arrays: tuple[Any, ...],
     last: tuple[Any, ...],
     step: int,
     rank: NDArray[np.int32],
@@ -101,12 +101,12 @@ def _moved(
     a: int,
 ) -> None:
     end = min(a + step, rank.size)
-    move(*given, a, end, *last)
-    kernels.scatter(given[5], rank, a, end, new_shuffled)
+    move(*arrays, a, end, *last)
+    kernels.scatter(arrays[5], rank, a, end, new_shuffled)
 
 
 def _edges(graph: sp.csr_matrix, order: NDArray[np.int64] | None, n_epochs: int, n_jobs: int) -> Edges:
-    """Return indptr, indices and rates of the graph in the given order, without edges that are never due."""
+    """Return indptr, indices and rates of the graph in this order, without edges that are never due."""
     n = graph.shape[0]
     order = np.arange(n, dtype=np.int64) if order is None else order
     rank = np.empty(n, np.int32)

@@ -15,7 +15,7 @@ from sc_dask.kernels import order as kernels
 
 # Smaller graphs are in cache as they are.
 WORTH_IT = 50_000
-_PATCH = 1024
+_PART = 1024  # nodes of one breadth-first search
 _TASKS_A_THREAD = 8
 
 
@@ -40,13 +40,13 @@ class Ordered:
 
 
 def ordered(graph: sp.csr_matrix) -> Ordered:
-    """Return a symmetric graph with its nodes in patches of neighbours; a small one as it is.
+    """Return a symmetric graph with its nodes in breadth-first order; a small one as it is.
 
     Memory: the graph once more.
     """
     if graph.shape[0] < WORTH_IT:
         return Ordered(graph, None)
-    order = kernels.patches(graph.indptr, graph.indices, _PATCH)
+    order = kernels.breadth_first(graph.indptr, graph.indices, _PART)
     return Ordered(permuted(graph, order), order)
 
 

@@ -1,4 +1,4 @@
-"""Where a layout starts: eigenvectors of the graph, principal components, chance, or the layout of a coarser graph."""
+"""Where a layout starts: eigenvectors of the graph, principal components, at random, or a layout of a coarser graph."""
 
 from __future__ import annotations
 
@@ -135,7 +135,7 @@ def _spectral(placed: Placed, n_components: int, seed: int) -> NDArray[np.float3
     if n < 64:
         _, vectors = np.linalg.eigh(operator.toarray())
         return vectors[:, -2 : -n_components - 2 : -1].astype(np.float32)
-    # The trivial eigenvector and chance, so that Lanczos begins the same every time.
+    # The trivial eigenvector and some noise, so that Lanczos begins the same every time.
     first = np.sqrt(coarsest.strengths)
     first = first / np.linalg.norm(first) + np.random.default_rng(seed).normal(scale=0.1 / np.sqrt(n), size=n)
     n_wanted = n_components + 1

@@ -239,10 +239,10 @@ def select(
     starts = np.zeros(len(n) + 1, np.int64)
     np.cumsum(n_nonzero, out=starts[1:])
     at = starts[:-1].copy()
-    held = np.empty(starts[-1], parts[0][1].dtype)
+    gathered = np.empty(starts[-1], parts[0][1].dtype)
     while parts:
-        _scatter(*parts.pop(), at, held)
-    return _select(held, starts, np.asarray(n), np.asarray(n_below))
+        _scatter(*parts.pop(), at, gathered)
+    return _select(gathered, starts, np.asarray(n), np.asarray(n_below))
 
 
 def of_block(
@@ -377,10 +377,10 @@ def _scatter(places: Array, found: Array, at: Array, out: Array) -> None:
 
 
 @numba.njit(nogil=True, cache=True)
-def _select(held: Array, starts: Array, n: Array, n_below: Array) -> Array:
+def _select(gathered: Array, starts: Array, n: Array, n_below: Array) -> Array:
     out = np.empty(len(n))
     for p in range(len(n)):
-        own = held[starts[p] : starts[p + 1]]
+        own = gathered[starts[p] : starts[p + 1]]
         zeros, total, at = n[p] - len(own), 0.0, -1
         for rank in (n[p] // 2, (n[p] - 1) // 2):
             if n_below[p] <= rank < n_below[p] + zeros:

@@ -202,21 +202,21 @@ def _signed(a: Array) -> Array:
     return a.astype(np.int32 if np.can_cast(a.dtype, np.int32) else np.int64, copy=False)
 
 
-def _positions(picked: Array, n: int, what: str) -> Array:
+def _positions(positions: Array, n: int, what: str) -> Array:
     """Return a mask or signed positions as int64 positions in ``[0, n)``."""
-    picked = np.asarray(picked)
-    if picked.dtype == np.bool_:
-        if picked.shape != (n,):
+    positions = np.asarray(positions)
+    if positions.dtype == np.bool_:
+        if positions.shape != (n,):
             raise InputError(
-                f"found a mask of shape {picked.shape} for {n} {what}", f"shape ({n},)", "make the mask as long"
+                f"found a mask of shape {positions.shape} for {n} {what}", f"shape ({n},)", "make the mask as long"
             )
-        return np.flatnonzero(picked)
-    picked = picked.astype(np.int64)
-    if len(picked) and (picked.min() < -n or picked.max() >= n):
+        return np.flatnonzero(positions)
+    positions = positions.astype(np.int64)
+    if len(positions) and (positions.min() < -n or positions.max() >= n):
         raise InputError(
-            f"found {what} from {picked.min()} to {picked.max()}", f"positions in [0, {n})", "check the positions"
+            f"found {what} from {positions.min()} to {positions.max()}", f"positions in [0, {n})", "check the positions"
         )
-    return np.where(picked < 0, picked + n, picked)
+    return np.where(positions < 0, positions + n, positions)
 
 
 @numba.njit(nogil=True, cache=True)

@@ -1,8 +1,8 @@
 """Sums of outer products of the cells, and the projection on components: what PCA needs of one block.
 
 Genes that most cells have and genes that few cells have are multiplied in different ways. The frequent ones are made
-dense and given to BLAS; of the others only the non-zeros are touched: each is multiplied with the dense values and the
-other non-zeros of its cell. Of 2,000 highly variable genes at 410 non-zeros a cell that is half the work of a dense
+dense and multiplied by BLAS; of the others only the non-zeros are touched: each is multiplied with the dense values and
+the other non-zeros of its cell. Of 2,000 highly variable genes at 410 non-zeros a cell that is half the work of a dense
 product, and less still for shallower cells (`_n_frequent` weighs them).
 
 Frequent genes are taken about a shift near their mean, so float32 tiles lose nothing to large means; the others need
@@ -98,7 +98,7 @@ def gram_absorb(
         raise InputError(f"found dtype {wanted}", "float32 or float64", "choose one of them")
     n_obs, p = block.shape
     if p != len(state.sums):
-        raise InputError(f"found a block of {p} columns", f"{len(state.sums)} as in the state", "pick the same genes")
+        raise InputError(f"found a block of {p} columns", f"{len(state.sums)} as in the state", "select the same genes")
     if n_obs == 0 or p == 0:
         return SplitState(state.n + n_obs, state.sums, state.frame, state.dense, state.cross, state.pairs)
     if n_obs > 2 * state.frame.n_rows:  # too few cells had decided
@@ -197,7 +197,7 @@ def project(
         raise InputError(
             f"found components of {components.shape[0]} genes",
             f"{block.shape[1]} as in the block",
-            "pick the same genes",
+            "select the same genes",
         )
     minus = np.zeros(components.shape[1]) if offset is None else np.asarray(offset, np.float64)
     if not sp.issparse(block):

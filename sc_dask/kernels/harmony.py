@@ -44,8 +44,8 @@ def exponents(dots, width, highest):  # type: ignore[no-untyped-def]
 
 
 @nb.njit(nogil=True, cache=True, fastmath=_FAST)
-def settle(weights, highest, rows, batch, penalty, width, r, sums):  # type: ignore[no-untyped-def]
-    """Apply the penalty, bring every row to the sum 1, store it and add it to the sums of its batch.
+def assign(weights, highest, rows, batch, penalty, width, r, sums):  # type: ignore[no-untyped-def]
+    """Assign cells to clusters: apply the penalty, bring rows to the sum 1, store them, add them to batch sums.
 
     Parameters
     ----------

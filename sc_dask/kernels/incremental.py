@@ -19,14 +19,14 @@ _ROWS = 256
 class IncrementalState:
     """Components of ``n`` rows: ``scaled`` are the components times their singular values.
 
-    ``held`` are the latest rows, too few for a tile: tiles are the same however the rows come in blocks.
+    ``remainder`` are the latest rows, too few for a tile: tiles are the same however the rows come in blocks.
     """
 
     n: int
     mean: NDArray[np.float64]  # p
     m2: NDArray[np.float64]  # p, sums of squared deviations
     scaled: NDArray[np.float64]  # k x p
-    held: tuple[Block, ...] = ()
+    remainder: tuple[Block, ...] = ()
 
 
 def start(p: int) -> IncrementalState:
@@ -49,15 +49,15 @@ def update(state: IncrementalState, block: Block, n_kept: int, tile_rows: int) -
     Memory: ``8 (tile_rows + 3 n_kept) p`` bytes and ``16 min(tile_rows + n_kept, p)^2``.
     """
     at = 0
-    while block.shape[0] - at >= (missing := tile_rows - sum(h.shape[0] for h in state.held)):
-        state = _add(state, [*state.held, block[at : at + missing]], n_kept)
+    while block.shape[0] - at >= (missing := tile_rows - sum(h.shape[0] for h in state.remainder)):
+        state = _add(state, [*state.remainder, block[at : at + missing]], n_kept)
         at += missing
-    return replace(state, held=(*state.held, block[at:].copy())) if at < block.shape[0] else state
+    return replace(state, remainder=(*state.remainder, block[at:].copy())) if at < block.shape[0] else state
 
 
 def finish(state: IncrementalState, n_kept: int) -> IncrementalState:
     """Return the state with the rows added that were too few for a tile."""
-    return _add(state, state.held, n_kept) if state.held else state
+    return _add(state, state.remainder, n_kept) if state.remainder else state
 
 
 def _fill(tile: NDArray[np.float64], parts: Sequence[Block]) -> None:

@@ -7,20 +7,23 @@ import numpy as np
 
 
 @nb.njit(nogil=True, cache=True)
-def patches(indptr, indices, size):  # type: ignore[no-untyped-def]
-    """Return the nodes in patches of ``size``: each is searched breadth first from where the last one ended."""
+def breadth_first(indptr, indices, size):  # type: ignore[no-untyped-def]
+    """Return the nodes in breadth-first order, begun anew after every ``size`` nodes, near where the last part ended.
+
+    Parts of this size stay in cache; a single breadth-first order of all nodes would be as wide as the graph.
+    """
     n = indptr.size - 1
     order = np.empty(n, np.int32)
     where = np.zeros(n, np.uint8)  # 1: seen, 2: in order
-    edge = np.empty(n, np.int32)  # nodes that earlier patches have seen but not taken; the last is the next start
+    frontier = np.empty(n, np.int32)  # nodes that earlier parts have seen but not taken; the last is the next start
     queue = np.empty(size, np.int32)
-    done, n_edge, start = 0, 0, 0
+    done, n_frontier, start = 0, 0, 0
     while done < n:
         first = -1
-        while n_edge > 0 and first < 0:
-            n_edge -= 1
-            if where[edge[n_edge]] != 2:
-                first = edge[n_edge]
+        while n_frontier > 0 and first < 0:
+            n_frontier -= 1
+            if where[frontier[n_frontier]] != 2:
+                first = frontier[n_frontier]
         while first < 0:
             if where[start] != 2:
                 first = start
@@ -43,8 +46,8 @@ def patches(indptr, indices, size):  # type: ignore[no-untyped-def]
                     length += 1
                 elif where[j] == 0:
                     where[j] = 1
-                    edge[n_edge] = j
-                    n_edge += 1
+                    frontier[n_frontier] = j
+                    n_frontier += 1
     return order
 
 

@@ -44,11 +44,11 @@ def residuals(
     out = np.empty(block.shape, float_of(block.dtype))
     share = np.asarray(gene_totals, np.float64) / total if total > 0 else np.zeros(len(gene_totals))
     totals = np.asarray(totals, np.float64)
-    given = totals, share, float(theta), float(clip), out
+    arguments = totals, share, float(theta), float(clip), out
     if sp.issparse(block):
-        _residuals_csr(values(block.data), block.indices, block.indptr, *given)
+        _residuals_csr(values(block.data), block.indices, block.indptr, *arguments)
     else:
-        _residuals_dense(np.ascontiguousarray(values(block)), *given)
+        _residuals_dense(np.ascontiguousarray(values(block)), *arguments)
     return out
 
 

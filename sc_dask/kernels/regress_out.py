@@ -115,11 +115,11 @@ def correct(
     """
     out = np.empty(block.shape, float_of(block.dtype))
     base = np.ascontiguousarray(levels * factor), np.ascontiguousarray(coefficients * factor)
-    given = (np.ascontiguousarray(design), codes, *base, np.asarray(factor, np.float64), float(low), float(high))
+    arguments = (np.ascontiguousarray(design), codes, *base, np.asarray(factor, np.float64), float(low), float(high))
     if sp.issparse(block):
-        _correct_csr(values(block.data), block.indices, block.indptr, *given, out)
+        _correct_csr(values(block.data), block.indices, block.indptr, *arguments, out)
     else:
-        _correct_dense(np.ascontiguousarray(values(block)), *given, out)
+        _correct_dense(np.ascontiguousarray(values(block)), *arguments, out)
     return out
 
 

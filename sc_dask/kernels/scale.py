@@ -51,11 +51,11 @@ def scale_some(
     out = to_dense(block, float_of(block.dtype))
     if out is block:
         out = block.copy()
-    picked = np.flatnonzero(of_cells)
-    if len(picked):
-        none, zeros = np.empty((len(picked), 0)), np.zeros(len(picked), np.int32)
+    rows = np.flatnonzero(of_cells)
+    if len(rows):
+        none, zeros = np.empty((len(rows), 0)), np.zeros(len(rows), np.int32)
         options = {"levels": mean[None, :], "coefficients": np.empty((0, len(mean))), "factor": factor}
-        out[picked] = correct(take_rows(block, picked), none, zeros, low=low, high=high, **options)
+        out[rows] = correct(take_rows(block, rows), none, zeros, low=low, high=high, **options)
     return out
 
 

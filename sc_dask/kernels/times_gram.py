@@ -56,7 +56,7 @@ def times_gram_absorb(state: TimesGramState, block: Block, basis: NDArray[np.flo
     """Return the same, in the memory of ``state``, which is of no use afterwards."""
     n_obs, p = block.shape
     if p != len(basis):
-        raise InputError(f"found a block of {p} columns", f"{len(basis)} as in the basis", "pick the same genes")
+        raise InputError(f"found a block of {p} columns", f"{len(basis)} as in the basis", "select the same genes")
     if n_obs == 0:
         return state
     data, sums = values(block.data if sp.issparse(block) else block), col_totals(block)

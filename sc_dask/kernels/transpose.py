@@ -19,7 +19,7 @@ SMALL_COUNTS = 4  # counts up to it (19 of 20) have their logarithms taken once 
 
 
 def by_unit(block: Block, n_units: int) -> tuple[NDArray[np.int64], Array, Array]:
-    """Return the values of a block that are not 0, dealt to units of genes: column j goes to unit ``j % n_units``.
+    """Return the values of a block that are not 0, split by units of genes: column j goes to unit ``j % n_units``.
 
     Genes are reached in two moves, because one would write to more places at once than caches hold (27 ns a value
     against 9).

@@ -107,9 +107,9 @@ def downsample_counts(
 
 def _targets(numbers: int | Collection[int] | None, n_obs: int) -> np.ndarray:
     """Return most counts of each cell, int64 (n_obs,)."""
-    given = np.asarray(numbers)
-    if given.shape not in ((), (n_obs,)):
-        raise InputError(f"counts_per_cell of shape {given.shape}", f"a number, or one for each of {n_obs} cells")
-    if given.dtype.kind not in "iuf" or not (given >= 0).all() or not (given == np.floor(given)).all():
+    targets = np.asarray(numbers)
+    if targets.shape not in ((), (n_obs,)):
+        raise InputError(f"counts_per_cell of shape {targets.shape}", f"a number, or one for each of {n_obs} cells")
+    if targets.dtype.kind not in "iuf" or not (targets >= 0).all() or not (targets == np.floor(targets)).all():
         raise InputError("a number of counts that is negative or no integer", "whole numbers from 0 on")
-    return np.broadcast_to(np.minimum(given, _MOST), (n_obs,)).astype(np.int64)
+    return np.broadcast_to(np.minimum(targets, _MOST), (n_obs,)).astype(np.int64)

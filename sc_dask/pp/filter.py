@@ -18,14 +18,14 @@ if TYPE_CHECKING:
 
 
 def _bound(**options: float | None) -> tuple[str, float]:
-    given = {k: v for k, v in options.items() if v is not None}
-    if len(given) != 1:
+    chosen = {k: v for k, v in options.items() if v is not None}
+    if len(chosen) != 1:
         raise InputError(
-            f"{len(given)} of the options {', '.join(options)} were given ({', '.join(given) or 'none'})",
+            f"{len(chosen)} of the options {', '.join(options)} were given ({', '.join(chosen) or 'none'})",
             "exactly one",
             "call once for each",
         )
-    return next(iter(given.items()))
+    return next(iter(chosen.items()))
 
 
 def _keep(name: str, bound: float, numbers: np.ndarray, what: str) -> np.ndarray:

@@ -139,8 +139,8 @@ def neighbors(
         "random_state": random_state,
         "metric": metric,
     }
-    given = {"metric_kwds": dict(metric_kwds) or None, "use_rep": use_rep, "n_pcs": n_pcs}
-    params |= {key: value for key, value in given.items() if value is not None}
+    options = {"metric_kwds": dict(metric_kwds) or None, "use_rep": use_rep, "n_pcs": n_pcs}
+    params |= {key: value for key, value in options.items() if value is not None}
     prefix = "" if key_added is None else f"{key_added}_"
     if choice.wanted(adata, compact, n_neighbors, use_rep, n_pcs):
         if metric != "euclidean" or method != "umap" or transformer not in (None, "ivf"):

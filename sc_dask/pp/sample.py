@@ -83,8 +83,8 @@ def sample(
     n_all = data.shape[0 if name == "obs" else 1]
     chances = None if p is None else _chances(data, p, name, n_all)
     n_drawn = _number(fraction, n, n_all, replace, chances)
-    picked = np.random.default_rng(rng).choice(n_all, size=n_drawn, replace=replace, p=chances)
-    return _keep(data, name, picked, copy)
+    drawn = np.random.default_rng(rng).choice(n_all, size=n_drawn, replace=replace, p=chances)
+    return _keep(data, name, drawn, copy)
 
 
 def _price_of_subsample(size: Size, **_: Any) -> Price:
@@ -177,9 +177,9 @@ def _number(fraction: float | None, n: int | None, n_all: int, replace: bool, p:
     return n
 
 
-def _keep(data: AnnData, axis: str, picked: np.ndarray, copy: bool) -> AnnData | None:
-    picked = np.sort(picked)  # where they stand: a block is read once, and never out of turn
+def _keep(data: AnnData, axis: str, drawn: np.ndarray, copy: bool) -> AnnData | None:
+    drawn = np.sort(drawn)  # where they stand: a block is read once, and never out of turn
     if copy:
-        return (data[picked] if axis == "obs" else data[:, picked]).copy()
-    slots.subset(data, axis, picked)
+        return (data[drawn] if axis == "obs" else data[:, drawn]).copy()
+    slots.subset(data, axis, drawn)
     return None

@@ -143,8 +143,8 @@ def annotate(
         writes["obs", f"{prefix}over_clustering"] = small
         writes["obs", f"{prefix}majority_voting"] = voted(labels, small, min_prop)
     params = {"mode": mode, "p_thres": p_thres, "majority_voting": majority_voting, "min_prop": min_prop}
-    facts = {"n_genes": int((at >= 0).sum()), "n_missing": int((at < 0).sum()), "labels": model.classes.astype(str)}
-    writes["uns", f"{prefix}annotate"] = {"params": params, **facts}
+    info = {"n_genes": int((at >= 0).sum()), "n_missing": int((at < 0).sum()), "labels": model.classes.astype(str)}
+    writes["uns", f"{prefix}annotate"] = {"params": params, **info}
     slots.write(adata, writes, writer="tl.annotate")
 
 

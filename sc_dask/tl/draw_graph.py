@@ -55,7 +55,7 @@ def draw_graph(
         ``fa`` (ForceAtlas2, of the package fa2-modified; without it ``fr``, with a warning), ``fr`` (Fruchterman &
         Reingold), ``grid_fr``, ``kk`` (Kamada & Kawai), ``drl``, ``lgl``, or the trees ``rt`` and ``rt_circular``.
     init_pos
-        ``"paga"`` or True: cells start at their groups (``tl.paga``); or a key of obsm. None or False: by chance. Only
+        ``"paga"`` or True: cells start at their groups (``tl.paga``); or a key of obsm. None or False: at random. Only
         for ``fa``, ``fr``, ``grid_fr``, ``kk`` and ``drl``.
     root
         Cell at the root of a tree.

@@ -149,13 +149,13 @@ def _compared(
         absent = ", ".join(map(str, wanted[at < 0][:8]))
         raise MissingKeyError(f"no genes {absent} in the matrix", "the genes that were ranked", "another use_raw")
     moments = group_moments(x.select_columns(at), cells.codes, len(known) + 1)
-    n, picked = moments.n[:, None], [known.index(g) for g in names]
+    n, chosen = moments.n[:, None], [known.index(g) for g in names]
     sums, nnz = moments.mean * n, moments.nnz
     others = np.maximum(n.sum() - n, 1)
     base = adata.uns.get("log1p", {}).get("base")
     changed = fold_changes(moments.mean, (sums.sum(axis=0) - sums) / others, base)
     inside, outside = nnz / np.maximum(n, 1), (nnz.sum(axis=0) - nnz) / others
-    tables = [pd.DataFrame(a[picked].T, index=wanted, columns=list(names)) for a in (inside, outside, changed)]
+    tables = [pd.DataFrame(a[chosen].T, index=wanted, columns=list(names)) for a in (inside, outside, changed)]
     return {"pts": tables[0], "pts_rest": tables[1]}, tables[2]
 
 

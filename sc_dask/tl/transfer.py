@@ -41,7 +41,7 @@ def transfer_labels(
     min_recall: float = 0.95,
     random_state: int = 0,
 ) -> None:
-    """Lend new cells the labels of their nearest reference cells, and say how sure that is (Sikkema et al. 2023).
+    """Give new cells the labels of their nearest reference cells, and say how sure that is (Sikkema et al. 2023).
 
     Both need a common representation: ``tl.ingest(adata, adata_ref, embedding_method="pca")`` projects new cells on the
     components of a reference; an integrated one (scANVI, Harmony) may be better.

@@ -26,7 +26,7 @@ def test_harmony__assigns_and_sums_as_dense_numpy_does() -> None:
     expected = np.exp(dots.astype(np.float64)) * penalty[batch[rows]]
     total = expected.sum(axis=1)
     expected /= total[:, None]
-    energy = kernels.settle(weights, highest, rows, batch, penalty, width, r, sums)
+    energy = kernels.assign(weights, highest, rows, batch, penalty, width, r, sums)
     np.testing.assert_allclose(weights, expected, rtol=1e-5, atol=1e-9)
     np.testing.assert_array_equal(r[rows], weights)
     assert (np.delete(r, rows, axis=0) == -1).all()

@@ -64,7 +64,7 @@ def test_update__a_tile_is_filled_in_pieces() -> None:
     x = np.random.default_rng(3).poisson(0.3, (700, 9)).astype(np.float32)
     for kind in (np.asarray, sp.csr_matrix):
         state = incremental.update(incremental.start(9), kind(x), 9, 700)
-        assert not state.held
+        assert not state.remainder
         np.testing.assert_allclose(state.mean, x.mean(axis=0, dtype=np.float64))
         np.testing.assert_allclose(state.m2, x.var(axis=0, dtype=np.float64) * 700)
 
@@ -72,14 +72,14 @@ def test_update__a_tile_is_filled_in_pieces() -> None:
 def test_update__changes_neither_state_nor_block() -> None:
     block = X[:10].copy()
     state = incremental.update(incremental.start(9), block, 3, 4)
-    scaled, held = state.scaled.copy(), [h.copy() for h in state.held]
-    assert state.n == 8 and sum(len(h) for h in held) == 2
+    scaled, remainder = state.scaled.copy(), [h.copy() for h in state.remainder]
+    assert state.n == 8 and sum(len(h) for h in remainder) == 2
     incremental.update(state, block, 3, 4)
     np.testing.assert_array_equal(block, X[:10])
     np.testing.assert_array_equal(state.scaled, scaled)
-    assert all((a == b).all() for a, b in zip(state.held, held, strict=True))
-    block[:] = 0  # what is held is a copy: the reader may use its memory again
-    assert all((a == b).all() for a, b in zip(state.held, held, strict=True))
+    assert all((a == b).all() for a, b in zip(state.remainder, remainder, strict=True))
+    block[:] = 0  # what is remainder is a copy: the reader may use its memory again
+    assert all((a == b).all() for a, b in zip(state.remainder, remainder, strict=True))
 
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")

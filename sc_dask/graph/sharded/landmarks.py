@@ -338,8 +338,8 @@ def layout(
     for t in range(n_epochs):
         shards.save(plan.path(f"round-{t}"), coords=coords)
         alpha = force.alpha * _CELL_ALPHA * (1 - t / n_epochs)
-        given = (plan, t, tables, alpha, force.n_negative)
-        coords = np.concatenate(map_tasks(shards.step, every, shared=given, label="layout"))
+        shared = (plan, t, tables, alpha, force.n_negative)
+        coords = np.concatenate(map_tasks(shards.step, every, shared=shared, label="layout"))
         plan.path(f"round-{t}-coords.npy").unlink()
     _dropped(plan, "rates-*")
     return graph.to_cells(coords)
