@@ -264,10 +264,10 @@ def plan(
 
     settings = _settings(config_path, no_counts)
     (options,) = _options_for(storage_options, source)
-    facts = read_info(source, storage_options=options, layer=settings.input.layer, use_raw=settings.input.use_raw)
-    inputs.check_facts(facts, settings)
-    made = make_plan(facts, settings, memory)
-    click.echo(json.dumps(as_dict(made)) if as_json else as_text(made, facts))
+    file_info = read_info(source, storage_options=options, layer=settings.input.layer, use_raw=settings.input.use_raw)
+    inputs.check_info(file_info, settings)
+    made = make_plan(file_info, settings, memory)
+    click.echo(json.dumps(as_dict(made)) if as_json else as_text(made, file_info))
 
 
 @main.command()
@@ -282,8 +282,8 @@ def info(source: str, as_json: bool, storage_options: dict[str, Any] | None) -> 
     from sc_dask.io.info import info as read_info
 
     (options,) = _options_for(storage_options, source)
-    facts = read_info(source, storage_options=options)
-    click.echo(json.dumps(asdict(facts)) if as_json else as_text(facts))
+    file_info = read_info(source, storage_options=options)
+    click.echo(json.dumps(asdict(file_info)) if as_json else as_text(file_info))
 
 
 @main.command()

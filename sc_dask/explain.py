@@ -237,14 +237,14 @@ def _values(x: RowBlocks, like: Any) -> tuple[int, int, int]:
 
 
 def _known(x: RowBlocks) -> frozenset[str]:
-    rows, cols = x.facts.rows, x.facts.cols
+    rows, cols = x.known.rows, x.known.cols
     told = {
         "cell sums": "totals" in rows,
         "cell counts": "n_genes" in rows,
         "gene sums": "totals" in cols,
         "gene counts": "n_cells" in cols,
         "moments": "m2" in cols,
-        "values": bool(x.facts.values),
+        "values": bool(x.known.values),
         "gene-major": genes.is_made(x),
     }
     return frozenset(name for name, known in told.items() if known)

@@ -185,4 +185,4 @@ def add_column(table: Any, key: str, value: Any) -> None:
     if isinstance(value, pd.Categorical):
         table[key] = lazy_variable(table.index_dim, HeldColumn(value))
     else:
-        table[key] = np.array(value)  # a copy, as pandas makes one: facts of X may hold the same array
+        table[key] = np.array(value)  # a copy, as pandas makes one: known statistics of X may hold the same array

@@ -19,7 +19,7 @@ _COPIES = {"scanpy": 2.5, "scanpy_dask": 2.0}
 
 
 @dataclass(frozen=True)
-class Facts:
+class Known:
     """Sizes of a store."""
 
     n_obs: int
@@ -27,17 +27,17 @@ class Facts:
     n_nonzeros: int
 
 
-def facts_of(path: Path) -> Facts:
+def facts_of(path: Path) -> Known:
     """Return the sizes of a store; its matrix is not read."""
     from sc_dask.io.info import info
 
     found = info(path)
     if found.shape is None or found.n_nonzeros is None:
         raise ValueError(f"found {path} without a sparse X; expected an AnnData zarr store with a csr matrix")
-    return Facts(*found.shape, found.n_nonzeros)
+    return Known(*found.shape, found.n_nonzeros)
 
 
-def needed_bytes(engine: str, facts: Facts) -> int:
+def needed_bytes(engine: str, facts: Known) -> int:
     """Return what an engine will take at its highest, roughly; 0 for ours, whose memory is bounded."""
     if engine not in _COPIES:
         return 0
@@ -45,7 +45,7 @@ def needed_bytes(engine: str, facts: Facts) -> int:
     return int(_BASE + _COPIES[engine] * facts.n_nonzeros * (4 + index))
 
 
-def refusal(engine: str, facts: Facts) -> str | None:
+def refusal(engine: str, facts: Known) -> str | None:
     """Return one plain line on why an engine is not run here, or None."""
     needed, there = needed_bytes(engine, facts), memory_bytes()
     if needed <= there:

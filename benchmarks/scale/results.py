@@ -10,7 +10,7 @@ from typing import Any
 from dask.utils import parse_bytes
 
 from benchmarks.measure import Measured
-from benchmarks.scale.budget import Facts
+from benchmarks.scale.budget import Known
 from benchmarks.scale.floor import PASSES, floor_s
 from benchmarks.tables import mib, rounded, spread
 from benchmarks.to_pca import ENGINES, N_TOP_GENES
@@ -39,7 +39,7 @@ def _inner(runs: Sequence[Measured], name: str) -> list[float]:
     return [float(m.report[name]) for m in runs]
 
 
-def floor_of(found: Found, facts: Facts, figure: str = "seconds") -> Floor:
+def floor_of(found: Found, facts: Known, figure: str = "seconds") -> Floor:
     """Return the floor of a store, in ``seconds`` or in ``cpu_s``."""
     zarr, own, qc = (median(_inner(found[k], figure)) for k in ("decode_zarr", "decode_own", "qc"))
     rate = median(m.report["value"] / m.report[figure] for m in found["ssyrk"])

@@ -105,6 +105,6 @@ def of_cols(
 def _of_cols(
     block: Block, *, codes: np.ndarray, n_groups: int, wanted: tuple[str, ...], dof: int
 ) -> dict[str, np.ndarray]:
-    turned = block.T.tocsr() if hasattr(block, "tocsr") else np.ascontiguousarray(block.T)
-    found = kernels.of_block(turned, codes, n_groups, wanted, dof)
+    transposed = block.T.tocsr() if hasattr(block, "tocsr") else np.ascontiguousarray(block.T)
+    found = kernels.of_block(transposed, codes, n_groups, wanted, dof)
     return {f: np.ascontiguousarray(values.T) for f, values in found.items()}

@@ -31,8 +31,8 @@ from sc_dask.array.expr import BlockArgs, Expr, Plan, Role, RowVector, Step, eva
 from sc_dask.array.layer import (
     PREFIX,
     ExprLayer,
-    Facts,
     ForeignSource,
+    Known,
     layer_of,
     remember,
     remembered,
@@ -53,10 +53,10 @@ class RowBlocks(da.Array):  # type: ignore[misc]
     Made by `from_source` and `from_array`, never directly.
     """
 
-    def __new__(cls, expr: Expr, facts: Facts | None = None, name: str | None = None) -> RowBlocks:
+    def __new__(cls, expr: Expr, known: Known | None = None, name: str | None = None) -> RowBlocks:
         name = f"{PREFIX}{expr.token()}" if name is None else name
         dependencies: dict[str, set[str]] = {name: set()}
-        layers: dict[str, Any] = {name: ExprLayer(name, expr, Facts() if facts is None else facts)}
+        layers: dict[str, Any] = {name: ExprLayer(name, expr, Known() if known is None else known)}
         if isinstance(expr.source, ForeignSource):
             below = expr.source.array.dask
             layers.update(below.layers)
@@ -71,7 +71,7 @@ class RowBlocks(da.Array):  # type: ignore[misc]
     def of_same(kind: type[RowBlocks], x: RowBlocks) -> RowBlocks | None:
         """Return the same lazy matrix as an object of another class; None where values were set in place."""
         layer = layer_of(x)
-        return None if layer is None else RowBlocks.__new__(kind, layer.expression, layer.facts, layer.name)
+        return None if layer is None else RowBlocks.__new__(kind, layer.expression, layer.known, layer.name)
 
     @property
     def _layer(self) -> ExprLayer:
@@ -90,13 +90,13 @@ class RowBlocks(da.Array):  # type: ignore[misc]
         return self._layer.expression
 
     @property
-    def facts(self) -> Facts:
+    def known(self) -> Known:
         """What passes over X have taught."""
-        return self._layer.facts
+        return self._layer.known
 
     def __reduce__(self) -> tuple[Any, ...]:
         layer = layer_of(self)  # None: values were set in place, and it is a Dask array like any other
-        return super().__reduce__() if layer is None else (RowBlocks, (layer.expression, layer.facts, layer.name))
+        return super().__reduce__() if layer is None else (RowBlocks, (layer.expression, layer.known, layer.name))
 
     def copy(self) -> Any:
         """Return the same lazy matrix as another object."""
@@ -198,26 +198,26 @@ class RowBlocks(da.Array):  # type: ignore[misc]
     # -- selections
 
     def select_rows(self, positions: np.ndarray) -> RowBlocks:
-        """Keep rows at increasing positions, repeats allowed; row facts follow, column facts go."""
+        """Keep rows at increasing positions, repeats allowed; known statistics of rows follow, those of columns go."""
         if len(positions) == self.shape[0] and bool((np.diff(positions) == 1).all()):
             return self
-        facts = Facts(rows={k: v[positions] for k, v in self.facts.rows.items()})
-        return RowBlocks(self.expression.select_rows(np.asarray(positions, np.int64)), facts)
+        known = Known(rows={k: v[positions] for k, v in self.known.rows.items()})
+        return RowBlocks(self.expression.select_rows(np.asarray(positions, np.int64)), known)
 
     def select_columns(self, cols: np.ndarray) -> RowBlocks:
-        """Keep columns; column facts follow, row facts go."""
+        """Keep columns; known statistics of columns follow, those of rows go."""
         cols = np.asarray(cols, np.int64)
         if len(cols) == self.shape[1] and (cols == np.arange(len(cols))).all():
             return self
         return RowBlocks(
-            self.expression.select_columns(cols), Facts(cols={k: v[cols] for k, v in self.facts.cols.items()})
+            self.expression.select_columns(cols), Known(cols={k: v[cols] for k, v in self.known.cols.items()})
         )
 
     def rebounded(self, bounds: np.ndarray) -> RowBlocks:
         """Cut the same rows at other places; needs a source that can read any range of rows."""
         if isinstance(self.expression.source, ForeignSource):
             raise InputError("an X made elsewhere cannot be cut anew", "an X from sd.read", "use x.rechunk")
-        return RowBlocks(self.expression.rebounded(bounds), self.facts)
+        return RowBlocks(self.expression.rebounded(bounds), self.known)
 
     def evaluator(self) -> Evaluator:
         """Return what can make any range of rows on any worker."""
@@ -235,7 +235,7 @@ class Evaluator:
         return evaluate(self.expression.plan(), self.expression.args(start, stop))
 
     def part(self, start: int, stop: int) -> tuple[Plan, BlockArgs]:
-        """Return the picklable recipe of rows ``start:stop``; ``evaluate_block(*part)`` makes them."""
+        """Return the picklable arguments of rows ``start:stop``; ``evaluate_block(*part)`` makes them."""
         return self.expression.plan(), self.expression.args(start, stop)
 
 
@@ -281,12 +281,12 @@ def _increasing(index: Any) -> bool:
 # -- making them ---------------------------------------------------------------------------------
 
 
-def from_source(source: BlockSource, bounds: np.ndarray, facts: Facts | None = None) -> RowBlocks:
+def from_source(source: BlockSource, bounds: np.ndarray, known: Known | None = None) -> RowBlocks:
     """Return the lazy matrix of a source cut at ``bounds`` (n_blocks + 1 row numbers)."""
     bounds = np.asarray(bounds, np.int64)
     if len(bounds) < 2:
         bounds = np.zeros(2, np.int64)
-    return RowBlocks(Expr(source, bounds), facts)
+    return RowBlocks(Expr(source, bounds), known)
 
 
 def _as_block(block: Any) -> Block:
@@ -334,7 +334,7 @@ def restored(x: Any) -> Any:
     if not isinstance(x, da.Array) or isinstance(x, RowBlocks):
         return x
     layer = layer_of(x)
-    found = _selection(x) if layer is None else RowBlocks(layer.expression, layer.facts, layer.name)
+    found = _selection(x) if layer is None else RowBlocks(layer.expression, layer.known, layer.name)
     return x if found is None else found
 
 
@@ -346,8 +346,8 @@ def _selection(x: da.Array) -> RowBlocks | None:
         if found is None or not _increasing(found[1]):
             return None
         layer, rows, cols = found
-        made = RowBlocks(layer.expression, layer.facts, layer.name).select_columns(cols).select_rows(rows)
-        known = remember(layer, x.name, made.expression, made.facts)
+        made = RowBlocks(layer.expression, layer.known, layer.name).select_columns(cols).select_rows(rows)
+        known = remember(layer, x.name, made.expression, made.known)
     return RowBlocks(*known)
 
 
@@ -446,7 +446,7 @@ def map_rows(
     ``columnwise=True`` promises that a value depends on its own column (and the row vectors) alone,
     ``keeps_pattern=True`` that a csr block keeps its ``indices`` and ``indptr``; ``by_col`` names the constants that
     hold a value per column; ``role`` is that of the step. Blocks that become dense are cut as fine as the byte budget
-    asks. No pass; the facts of ``x`` do not carry over, since values change.
+    asks. No pass; known statistics of ``x`` do not carry over, since values change.
     """
     vectors = tuple(r if isinstance(r, RowVector) else RowVector(_checked(x, (r,))[0]) for r in rows)
     step = Step(

@@ -17,7 +17,7 @@ from dask.base import tokenize
 from sc_dask.array.blocks import RowBlocks, from_source
 from sc_dask.array.chunks import cut_dense, default_block_bytes
 from sc_dask.array.expr import BlockArgs, Expr, Plan, Step, column_selection, evaluate
-from sc_dask.array.layer import Facts, ForeignSource
+from sc_dask.array.layer import ForeignSource, Known
 from sc_dask.array.source import METER, Block, BlockSource, MemorySource
 from sc_dask.errors import InputError
 from sc_dask.kernels.concat import as_csr, cast, stack
@@ -196,7 +196,7 @@ def concat(parts: Sequence[Part], n_vars: int, *, fill: float | None = None) -> 
     alike = [e if e.dtype == dtype else e.then(steps.cast(e, dtype)) for e in exprs]
     source = ConcatSource.of(alike)
     bounds = np.concatenate([[0], *(s + e.bounds[1:] for s, e in zip(source.starts, alike, strict=False))])
-    return from_source(source, np.unique(bounds), _facts(parts, fill))
+    return from_source(source, np.unique(bounds), _known(parts, fill))
 
 
 class _Steps:
@@ -270,16 +270,16 @@ def _nothing(n_obs: int, n_vars: int, is_sparse: bool) -> Expr:
     return Expr(NothingSource(n_obs, is_sparse), bounds)
 
 
-def _facts(parts: Sequence[Part], fill: float) -> Facts:
+def _known(parts: Sequence[Part], fill: float) -> Known:
     """Return what is known of all rows and stays exact: sums where values are added up in the same order."""
     rows: dict[str, np.ndarray] = {}
     for key in ("n_genes", "totals"):
-        known = [p.x.facts.rows[key] for p in parts if p.x is not None and key in p.x.facts.rows]
-        if key == "n_genes" and any(p.x is not None and "n_positive" in p.x.facts.rows for p in parts):
+        known = [p.x.known.rows[key] for p in parts if p.x is not None and key in p.x.known.rows]
+        if key == "n_genes" and any(p.x is not None and "n_positive" in p.x.known.rows for p in parts):
             continue  # these would be missing of the other parts
         if len(known) == len(parts) and all(_keeps(p, fill, in_order=key == "totals") for p in parts):
             rows[key] = np.concatenate(known)
-    return Facts(rows=rows)
+    return Known(rows=rows)
 
 
 def _keeps(part: Part, fill: float, *, in_order: bool) -> bool:

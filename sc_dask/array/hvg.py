@@ -66,7 +66,7 @@ def count_moments(x: RowBlocks, groups: np.ndarray | None, n_groups: int) -> Mom
     """Return the same of counts, and learn in the same pass whether they are counts (`qc.not_counts`)."""
     rows = () if groups is None else (groups.astype(np.int32),)
     lazy = reduce_rows(MOMENTS, x, *rows, n_groups=n_groups)
-    if x.facts.values:
+    if x.known.values:
         m = run.compute(lazy, label="moments")
     else:
         m, genes = run.compute(lazy, reduce_rows(qc.GENES, x), label="moments")

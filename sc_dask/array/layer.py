@@ -28,20 +28,20 @@ _N_SELECTIONS = 8  # that one X remembers
 
 
 @dataclass
-class Facts:
+class Known:
     """What passes over X have taught; ``rows`` holds a value per row, ``cols`` one per column.
 
-    Facts are exact or absent: a pick of rows keeps the row facts, a pick of columns the column facts. ``selections``:
-    the expressions and facts of selections that Dask made of X, by the name of their arrays.
+    They are exact or absent: a selection of rows keeps those of rows, one of columns those of columns. ``selections``:
+    the expressions and known statistics of selections that Dask made of X, by the name of their arrays.
     """
 
     rows: dict[str, np.ndarray] = field(default_factory=dict)
     cols: dict[str, np.ndarray] = field(default_factory=dict)
     values: dict[str, Any] = field(default_factory=dict)
-    selections: OrderedDict[str, tuple[Expr, Facts]] = field(default_factory=OrderedDict, repr=False, compare=False)
+    selections: OrderedDict[str, tuple[Expr, Known]] = field(default_factory=OrderedDict, repr=False, compare=False)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Facts, (self.rows, self.cols, self.values)
+        return Known, (self.rows, self.cols, self.values)
 
 
 def evaluate_block(plan: Plan, args: BlockArgs, block: Block | None = None) -> Block:
@@ -91,13 +91,13 @@ class ForeignSource(BlockSource):
 class ExprLayer(Layer):
     """The Dask graph of an expression, made key by key when Dask asks."""
 
-    def __init__(self, name: str, expr: Expr, facts: Facts) -> None:
+    def __init__(self, name: str, expr: Expr, known: Known) -> None:
         super().__init__()
-        self.name, self.expression, self.facts = name, expr, facts
+        self.name, self.expression, self.known = name, expr, known
         self._plan_key = f"{name}-plan"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return ExprLayer, (self.name, self.expression, self.facts)
+        return ExprLayer, (self.name, self.expression, self.known)
 
     def __len__(self) -> int:
         return self.expression.n_blocks + 1
@@ -250,20 +250,20 @@ class _Numbers:
 _REMEMBERING = threading.Lock()
 
 
-def remembered(x: da.Array) -> tuple[Expr, Facts] | None:
+def remembered(x: da.Array) -> tuple[Expr, Known] | None:
     """Return what a selection that Dask made was found to be, the last time; its tasks need not run again."""
     below = _below(x)
     if below is None:
         return None
     with _REMEMBERING:
-        return below[0].facts.selections.get(x.name)
+        return below[0].known.selections.get(x.name)
 
 
-def remember(layer: ExprLayer, name: str, expr: Expr, facts: Facts) -> tuple[Expr, Facts]:
+def remember(layer: ExprLayer, name: str, expr: Expr, known: Known) -> tuple[Expr, Known]:
     """Keep what a selection was found to be, so that what passes teach of it is known the next time."""
     with _REMEMBERING:
-        kept = layer.facts.selections
-        kept.setdefault(name, (expr, facts))
+        kept = layer.known.selections
+        kept.setdefault(name, (expr, known))
         while len(kept) > _N_SELECTIONS:
             kept.popitem(last=False)
-        return kept.get(name, (expr, facts))
+        return kept.get(name, (expr, known))

@@ -37,14 +37,14 @@ def _float_of(x: RowBlocks) -> np.dtype[Any]:
 
 def totals_of(x: RowBlocks) -> RowVector:
     """Return the cells' sums: known ones, or to be taken from the blocks as they pass (no pass of its own)."""
-    return RowVector(x.facts.rows.get("totals"), row_totals)
+    return RowVector(x.known.rows.get("totals"), row_totals)
 
 
 def computed_totals(x: RowBlocks) -> np.ndarray:
     """Return the cells' sums, float64 (n_obs,); 1 pass, or none when known."""
-    if "totals" not in x.facts.rows:
-        x.facts.rows["totals"] = run.compute(collect_rows(row_totals, x), label="totals")
-    return x.facts.rows["totals"]
+    if "totals" not in x.known.rows:
+        x.known.rows["totals"] = run.compute(collect_rows(row_totals, x), label="totals")
+    return x.known.rows["totals"]
 
 
 ANY_CELL: Reduction[np.ndarray, np.ndarray] = Reduction(kernels.highly_expressed, np.logical_or)

@@ -21,11 +21,11 @@ _ROUNDING = 1e-12  # of the squares: what is left of cells that are all as expec
 
 def normalized(x: RowBlocks, theta: float, clip: float) -> RowBlocks:
     """Describe the residuals of counts; 1 pass for the sums of cells and genes, or none when both are known."""
-    if "totals" not in x.facts.rows or "totals" not in x.facts.cols:
+    if "totals" not in x.known.rows or "totals" not in x.known.cols:
         totals, genes = run.compute(collect_rows(row_totals, x), reduce_rows(qc.GENES, x), label="sums")
-        x.facts.rows["totals"] = totals
+        x.known.rows["totals"] = totals
         qc.keep(x, genes)
-    totals, gene_totals = x.facts.rows["totals"], x.facts.cols["totals"]
+    totals, gene_totals = x.known.rows["totals"], x.known.cols["totals"]
     return map_rows(
         kernels.residuals, x, totals, dtype=float_of(x.dtype), is_sparse=False, columnwise=True,
         by_col=("gene_totals",), gene_totals=gene_totals, total=float(gene_totals.sum()), theta=theta, clip=clip,
@@ -65,10 +65,10 @@ def residual_variances(
         reduce_rows(hvg.MOMENTS, x, *(() if groups is None else (groups,)), n_groups=n_groups),
         collect_rows(row_totals, x),
     ]
-    if not x.facts.values:
+    if not x.known.values:
         wanted.append(reduce_rows(qc.GENES, x))
     moments, totals, *genes = run.compute(*wanted, label="sums")
-    x.facts.rows["totals"] = totals
+    x.known.rows["totals"] = totals
     if genes:
         qc.keep(x, genes[0])
     moments = moments if qc.not_counts(x) else of_integers(moments)

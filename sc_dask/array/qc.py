@@ -36,12 +36,12 @@ CELLS_AND_GENES: Reduction[Any, GeneMetrics] = Reduction(cell_and_gene_metrics, 
 
 
 def metrics(x: RowBlocks, qc_masks: np.ndarray, percent_top: tuple[int, ...]) -> QC:
-    """Return the QC metrics of all cells and genes; 1 pass. What was learnt is kept as facts of ``x``."""
+    """Return the QC metrics of all cells and genes; 1 pass. What was learnt is kept with ``x``."""
     lazy = scan_rows(CELLS_AND_GENES, x, qc_masks=qc_masks, percent_top=percent_top)
     cells, genes = run.compute(lazy, label="qc")
-    x.facts.rows["totals"] = cells.totals
+    x.known.rows["totals"] = cells.totals
     if _no_negatives(genes):
-        x.facts.rows["n_genes"] = cells.n_genes
+        x.known.rows["n_genes"] = cells.n_genes
     keep(x, genes)
     return QC(cells, genes)
 
@@ -53,20 +53,20 @@ def _no_negatives(genes: GeneMetrics) -> bool:
 
 def keep(x: RowBlocks, genes: GeneMetrics) -> None:
     """Keep what a pass taught of the genes and values of ``x``."""
-    x.facts.cols["totals"] = genes.totals
+    x.known.cols["totals"] = genes.totals
     if _no_negatives(genes):
-        x.facts.cols["n_cells"] = genes.n_cells
-    x.facts.values.update(
+        x.known.cols["n_cells"] = genes.n_cells
+    x.known.values.update(
         min_value=genes.min_value, max_value=genes.max_value, all_integer=genes.all_integer, has_nan=genes.has_nan
     )
 
 
-def cell_facts(x: RowBlocks) -> tuple[np.ndarray, np.ndarray]:
+def cell_statistics(x: RowBlocks) -> tuple[np.ndarray, np.ndarray]:
     """Return sums (float64) and numbers of genes (int64) of all cells, the caller's own; 1 pass, or none when known.
 
     A gene is counted where its value is above 0, as scanpy's filters have it.
     """
-    rows = x.facts.rows
+    rows = x.known.rows
     if "totals" not in rows or "n_genes" not in rows:
         lazies = (collect_rows(kernel, x) for kernel in (row_totals, row_counts, row_positives))
         totals, counts, positives = run.compute(*lazies, label="cells")
@@ -76,17 +76,17 @@ def cell_facts(x: RowBlocks) -> tuple[np.ndarray, np.ndarray]:
     return rows["totals"].copy(), rows.get("n_positive", rows["n_genes"]).copy()
 
 
-def gene_facts(x: RowBlocks) -> tuple[np.ndarray, np.ndarray]:
+def gene_statistics(x: RowBlocks) -> tuple[np.ndarray, np.ndarray]:
     """Return sums (float64) and numbers of cells (int64) of all genes, the caller's own; 1 pass, or none when known.
 
     A cell is counted where its value is above 0, as scanpy's filters have it: 1 pass more if X has negative values or
     NaN.
     """
-    if "totals" not in x.facts.cols or "n_cells" not in x.facts.cols:
+    if "totals" not in x.known.cols or "n_cells" not in x.known.cols:
         keep(x, run.compute(reduce_rows(GENES, x), label="genes"))
-    if "n_cells" not in x.facts.cols:
-        x.facts.cols["n_cells"] = run.compute(reduce_rows(POSITIVE_CELLS, x), label="genes")
-    return x.facts.cols["totals"].copy(), x.facts.cols["n_cells"].copy()
+    if "n_cells" not in x.known.cols:
+        x.known.cols["n_cells"] = run.compute(reduce_rows(POSITIVE_CELLS, x), label="genes")
+    return x.known.cols["totals"].copy(), x.known.cols["n_cells"].copy()
 
 
 def not_counts(x: RowBlocks) -> str | None:
@@ -94,11 +94,11 @@ def not_counts(x: RowBlocks) -> str | None:
 
     Judged by all of X if a pass has seen it, else by its first block.
     """
-    v = x.facts.values
+    v = x.known.values
     if not v:
         first = x.select_rows(np.arange(int(x.expression.bounds[1])))
         keep(first, run.compute(reduce_rows(GENES, first), label="check"))
-        v = first.facts.values
+        v = first.known.values
     if v["has_nan"]:
         return "NaN"
     if np.isinf(v["min_value"]) or np.isinf(v["max_value"]):

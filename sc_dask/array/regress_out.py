@@ -55,7 +55,7 @@ def regressed(x: RowBlocks, design: np.ndarray, codes: np.ndarray | None, n_leve
     """Return the residuals of ``x`` after a linear regression, lazily; 1 pass for the coefficients.
 
     ``design`` (n_obs, q) is orthonormal and centred; ``codes`` (int32, n_obs) name groups, each with a mean of its own,
-    and go without a design. Mean and squared deviations of the residuals are kept as facts of the result.
+    and go without a design. Mean and squared deviations of the residuals are kept with the result.
     """
     wanted: list[Lazy[Any]] = [
         reduce_rows(hvg.MOMENTS, x, *(() if codes is None else (codes,)), n_groups=n_levels),
@@ -71,7 +71,7 @@ def regressed(x: RowBlocks, design: np.ndarray, codes: np.ndarray | None, n_leve
     left = _left(moments, coefficients)
     factor = np.where(left > 0, 1.0, 0.0)  # 0: rounding errors of a gene of which nothing is left are no residuals
     out = corrected(x, Correction(design, zeros if codes is None else codes, moments.mean, coefficients, factor))
-    out.facts.cols.update(mean=np.zeros(x.shape[1]), m2=left)
+    out.known.cols.update(mean=np.zeros(x.shape[1]), m2=left)
     return out
 
 

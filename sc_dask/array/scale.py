@@ -18,8 +18,8 @@ def mean_and_std(x: RowBlocks, of_cells: np.ndarray | None = None) -> tuple[np.n
 
     Passes: 1, or none where they are known (after `regress_out.regressed`). ``of_cells`` (bool) picks the cells.
     """
-    if of_cells is None and "m2" in x.facts.cols:
-        mean, m2, n = x.facts.cols["mean"], x.facts.cols["m2"], x.shape[0]
+    if of_cells is None and "m2" in x.known.cols:
+        mean, m2, n = x.known.cols["mean"], x.known.cols["m2"], x.shape[0]
         std = np.sqrt(m2 / max(n - 1, 1))
     else:
         m = group_moments(x, None if of_cells is None else np.where(of_cells, 0, -1))

@@ -35,9 +35,9 @@ LOG_TOTALS: Reduction[np.ndarray, np.ndarray] = Reduction(_log_totals, np.add)
 
 def gene_means(x: RowBlocks) -> np.ndarray:
     """Return the mean of every gene, float64 (n_vars,); 1 pass, or none when a pass has taught the sums of ``x``."""
-    if "totals" not in x.facts.cols:
-        x.facts.cols["totals"] = _gene_totals(x)
-    return x.facts.cols["totals"] / max(x.shape[0], 1)
+    if "totals" not in x.known.cols:
+        x.known.cols["totals"] = _gene_totals(x)
+    return x.known.cols["totals"] / max(x.shape[0], 1)
 
 
 def _gene_totals(x: RowBlocks) -> np.ndarray:

@@ -38,7 +38,7 @@ class Chosen:
 def chosen(x: RowBlocks, codes: np.ndarray, n_batches: int) -> Chosen:
     """Choose in each batch the genes of at least 3 cells, the cells of at least 3 genes, and variable genes (seurat).
 
-    Passes: 4, of which the last lays the counts of variable genes aside when there are several batches (else it is left
+    Passes: 4, of which the last spills the counts of variable genes when there are several batches (else it is left
     to `Chosen.read`). Memory: 24 bytes per gene, batch and thread, 40 per cell.
     """
     masks = count_moments(x, codes, n_batches).nnz >= _MIN_CELLS

@@ -96,7 +96,7 @@ class BlockSource(ABC):
 
     @property
     def read_once(self) -> bool:
-        """Whether keeping rows aside is cheaper than reading them twice. Default: False."""
+        """Whether spilling rows is cheaper than reading them twice. Default: False."""
         return False
 
 

@@ -106,7 +106,7 @@ def possible(x: RowBlocks) -> bool:
 
 
 def spill(x: RowBlocks) -> tuple[Lazy[list[int]], RowBlocks]:
-    """Return what lays every block of ``x`` aside when computed, and the X to read afterwards.
+    """Return what spills every block of ``x`` when computed, and the X to read afterwards.
 
     Last steps that keep the shape of a sparse X (normalising) or make it dense are left out and made again when the
     blocks are read: counts take 0.4 of the room of their logarithms (4,000 cells, 2,000 genes: 2.8 against 6.8 MB). The

@@ -59,7 +59,7 @@ def aggregate(
     -------
     AnnData with a row for each group (named by its keys, joined by ``_``), obs of the keys and ``n_obs_aggregated``,
     var as it was, and a layer for each function: float64, exact for integers up to 2**53, so that ``sum`` of counts
-    is counts; ``count_nonzero`` int64. With ``axis="var"`` all of this turned.
+    is counts; ``count_nonzero`` int64. With ``axis="var"`` all of this transposed.
 
     Passes: 1 for any number of groups and functions; more where 16 to 40 bytes per group, gene and thread do not fit
     half the memory budget (1 GiB without one). ``median``: 1 more, or one for each tile of genes whose non-zeros fit
@@ -86,19 +86,19 @@ def aggregate(
     wanted = _functions(func)
     if sum(key is not None for key in (layer, obsm, varm)) > 1:
         raise InputError("more than one of layer, obsm and varm", "one of them")
-    turned = _turned(axis, obsm, varm)
-    which = "var" if turned else "obs"
+    transposed = _transposed(axis, obsm, varm)
+    which = "var" if transposed else "obs"
     codes, groups = _groups(adata, [by] if isinstance(by, str) else list(by), which, mask)
     options: tuple[Any, ...] = (codes, len(groups), wanted, dof)
     if obsm is None and varm is None:
-        x, columns = matrix(adata, layer), slots.in_memory(adata.obs if turned else adata.var)
-        layers = aggregates.of_cols(x, *options) if turned else aggregates.of_rows(x, *options)
-        layers = {f: values.T for f, values in layers.items()} if turned else layers
+        x, columns = matrix(adata, layer), slots.in_memory(adata.obs if transposed else adata.var)
+        layers = aggregates.of_cols(x, *options) if transposed else aggregates.of_rows(x, *options)
+        layers = {f: values.T for f, values in layers.items()} if transposed else layers
     else:
-        x, columns = _entry(adata, "varm" if turned else "obsm", varm if turned else obsm)
+        x, columns = _entry(adata, "varm" if transposed else "obsm", varm if transposed else obsm)
         layers = aggregates.of_rows(x, *options)
     found = AnnData(layers=layers, obs=groups, var=columns)
-    return found.T.copy() if turned else found
+    return found.T.copy() if transposed else found
 
 
 def _functions(func: AggType | Iterable[AggType]) -> list[str]:
@@ -109,16 +109,16 @@ def _functions(func: AggType | Iterable[AggType]) -> list[str]:
     return wanted
 
 
-def _turned(axis: Any, obsm: str | None, varm: str | None) -> bool:
+def _transposed(axis: Any, obsm: str | None, varm: str | None) -> bool:
     """Tell whether genes are grouped."""
     numbers = {None: varm is not None, "obs": False, 0: False, "var": True, 1: True}
     if axis not in numbers:
         raise InputError(f"axis={axis!r}", "'obs' (0) or 'var' (1)")
-    turned = numbers[axis]
-    if (obsm is not None and turned) or (varm is not None and not turned):
-        name, fit = ("obsm", "obs") if turned else ("varm", "var")
+    transposed = numbers[axis]
+    if (obsm is not None and transposed) or (varm is not None and not transposed):
+        name, fit = ("obsm", "obs") if transposed else ("varm", "var")
         raise InputError(f"{name} with axis={axis!r}", f"axis={fit!r}")
-    return turned
+    return transposed
 
 
 def _groups(adata: AnnData, by: list[str], axis: str, mask: np.ndarray | str | None) -> tuple[np.ndarray, pd.DataFrame]:

@@ -3,8 +3,8 @@
 Measured with two threads on two cores, blocks of 32 to 48 MiB: about half the system time of fresh arrays (0.39 to
 0.20 ns a number of 2.0 in all) and half the resident memory (420 to 235 MB); the decoder itself is no faster.
 
-An array of `Pool.empty` looks into a buffer that is lent. What is lent is the base that numpy keeps for the array and
-for every view of it; when the last of them is gone, and not before, the buffer may be lent again. So nobody gives
+An array of `Pool.empty` looks into a pooled buffer. What is handed out is the base that numpy keeps for the array and
+for every view of it; when the last of them is gone, and not before, the buffer may be handed out again. So nobody gives
 anything back, and a block that somebody keeps merely keeps its buffer.
 """
 
@@ -24,12 +24,12 @@ from numpy.typing import DTypeLike
 from sc_dask import config
 
 SMALL_BYTES = 256 << 10  # below this, malloc reuses memory as well as we do
-FREE_BYTES = 64 << 20  # buffers that wait for a borrower, per thread of this process
+FREE_BYTES = 64 << 20  # buffers that wait for their next use, per thread of this process
 FREE_BUFFERS = 8  # and their number, per thread
-WASTE = 1.5  # a buffer is lent for anything that fills two thirds of it
+WASTE = 1.5  # a buffer is used for anything that fills two thirds of it
 
 
-class _Lent:
+class _Pooled:
     """What numpy takes for the owner of a buffer while arrays look into it."""
 
     def __init__(self, memory: np.ndarray, n: int, dtype: np.dtype[Any]) -> None:
@@ -40,7 +40,7 @@ class _Lent:
 class Pool:
     """Lends buffers to arrays. Safe from many threads; a forked child starts with an empty one.
 
-    Memory: `FREE_BYTES` and `FREE_BUFFERS` a thread at most wait to be lent; the oldest go first.
+    Memory: `FREE_BYTES` and `FREE_BUFFERS` a thread at most wait to be used; the oldest go first.
     """
 
     def __init__(self) -> None:
@@ -62,9 +62,9 @@ class Pool:
         if memory is None:
             memory = _pages(n_bytes)
             self.n_made += 1
-        lent = _Lent(memory, n, kind)
-        weakref.finalize(lent, self._take_back, memory, self._n_cleared).atexit = False
-        return np.asarray(lent)
+        pooled = _Pooled(memory, n, kind)
+        weakref.finalize(pooled, self._take_back, memory, self._n_cleared).atexit = False
+        return np.asarray(pooled)
 
     @property
     def free_bytes(self) -> int:
@@ -75,7 +75,7 @@ class Pool:
         return n_bytes
 
     def clear(self) -> None:
-        """Forget the buffers that are free, and those that are lent when they come back."""
+        """Forget the buffers that are free, and those that are pooled when they come back."""
         with self._lock:
             self._free = []
             self._n_cleared += 1

@@ -157,7 +157,7 @@ def _kind(source: Location) -> str:
 
 
 def open_any(kind: str, source: Location, spill: Spill, options: Mapping[str, Any]) -> AnnData:
-    """Open a file of a known kind; what can only be read from its beginning is set aside in ``spill``."""
+    """Open a file of a known kind; what can only be read from its beginning is spilled to ``spill``."""
     tables: dict[str, Callable[[], AnnData]] = {
         "zarr": lambda: read(source),
         "h5ad": lambda: read(source),

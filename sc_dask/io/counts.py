@@ -1,7 +1,7 @@
 """What must be known of a matrix before it is written: the stored values of each row, and the smallest exact type.
 
 Both are had without a pass where that is possible. Rows: from the indptr of a stored matrix, as long as rows were
-picked and values changed only; from facts; where columns were picked, from the column numbers alone. Type: from a
+picked and values changed only; from what is known; where columns were picked, from column numbers alone. Type: from a
 sample, which can only be too narrow for the rest. The writer checks every block against what was taken for known, and
 has all of it counted where it was not so.
 """
@@ -90,7 +90,7 @@ def known_row_nnz(x: RowBlocks) -> np.ndarray | None:
     if not x.expression.is_sparse:
         return None
     found = _stored_row_nnz(x.expression)
-    return x.facts.rows.get("n_genes") if found is None else found
+    return x.known.rows.get("n_genes") if found is None else found
 
 
 def _stored_row_nnz(expr: Expr) -> np.ndarray | None:
@@ -161,7 +161,7 @@ def forecast(x: RowBlocks, *, narrow: bool, fractions: np.dtype[Any]) -> Forecas
     """
     row_nnz = known_row_nnz(x)
     known = getattr(x.expression.source, "counts", None)
-    if isinstance(known, Counts) and x.expression.is_as_stored:  # an X that was set aside
+    if isinstance(known, Counts) and x.expression.is_as_stored:  # an X that was spilled
         return _of_counts(known, x, narrow, fractions)
     if x.expression.is_sparse and row_nnz is None:
         row_nnz = kept_row_nnz(x)

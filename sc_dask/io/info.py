@@ -19,7 +19,7 @@ from sc_dask.io.text import open_stream, read_header
 
 @dataclass(frozen=True)
 class Info:
-    """Facts of a file and of one matrix in it; None: there is none, or it is not known cheaply."""
+    """What is known of a file and of one matrix in it; None: there is none, or it is not known cheaply."""
 
     url: str
     kind: str
@@ -83,30 +83,30 @@ _KINDS = {
 }
 
 
-def as_text(facts: Info) -> str:
-    """Return the facts as lines for people."""
-    lines = {"file": facts.url, "kind": _KINDS.get(facts.kind, facts.kind)}
-    if facts.shape is not None:
-        n_obs, n_vars = facts.shape
-        lines |= {"cells": f"{n_obs:,}", "genes": f"{n_vars:,}", "X": f"{facts.layout} of {facts.dtype}"}
-        if facts.n_nonzeros is not None:
-            share = f" ({facts.n_nonzeros / (n_obs * n_vars):.1%} of all)" if n_obs * n_vars else ""
-            lines["values"] = f"{facts.n_nonzeros:,} stored{share}"
+def as_text(file_info: Info) -> str:
+    """Return it as lines for people."""
+    lines = {"file": file_info.url, "kind": _KINDS.get(file_info.kind, file_info.kind)}
+    if file_info.shape is not None:
+        n_obs, n_vars = file_info.shape
+        lines |= {"cells": f"{n_obs:,}", "genes": f"{n_vars:,}", "X": f"{file_info.layout} of {file_info.dtype}"}
+        if file_info.n_nonzeros is not None:
+            share = f" ({file_info.n_nonzeros / (n_obs * n_vars):.1%} of all)" if n_obs * n_vars else ""
+            lines["values"] = f"{file_info.n_nonzeros:,} stored{share}"
     else:
-        lines["X"] = "none" if facts.kind in ("zarr", "h5ad") else "known once it is converted"
-    if facts.stored_bytes is not None:
-        a_value = f", {facts.stored_bytes / facts.n_nonzeros:.1f} bytes a value" if facts.n_nonzeros else ""
-        lines["on disk"] = f"{facts.stored_bytes / 2**20:,.1f} MiB{a_value}"
-    for name, sizes in (("chunks", facts.chunks), ("shards", facts.shards)):
+        lines["X"] = "none" if file_info.kind in ("zarr", "h5ad") else "known once it is converted"
+    if file_info.stored_bytes is not None:
+        a_value = f", {file_info.stored_bytes / file_info.n_nonzeros:.1f} bytes a value" if file_info.n_nonzeros else ""
+        lines["on disk"] = f"{file_info.stored_bytes / 2**20:,.1f} MiB{a_value}"
+    for name, sizes in (("chunks", file_info.chunks), ("shards", file_info.shards)):
         if sizes:
             lines[name] = " x ".join(f"{n:,}" for n in sizes) + " values"
-    for name, names in (("obs", facts.obs), ("var", facts.var), ("layers", facts.layers)):
+    for name, names in (("obs", file_info.obs), ("var", file_info.var), ("layers", file_info.layers)):
         if names:
             lines[name] = ", ".join(names)
-    if facts.has_raw:
+    if file_info.has_raw:
         lines["raw"] = "yes"
-    if facts.by_columns:
-        lines["csc"] = f"{', '.join(facts.by_columns)} (stored by genes; a run turns it into rows first)"
+    if file_info.by_columns:
+        lines["csc"] = f"{', '.join(file_info.by_columns)} (stored by genes; a run turns it into rows first)"
     return "\n".join(f"{name:<9}{text}" for name, text in lines.items())
 
 

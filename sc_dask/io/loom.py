@@ -48,7 +48,7 @@ class LoomSource(BlockSource):
 
     @property
     def read_once(self) -> bool:
-        """Setting rows aside is cheaper than reading them again: their zeros are stored too, and h5py has one lock."""
+        """Spilling rows is cheaper than reading them again: their zeros are stored too, and h5py has one lock."""
         return True
 
     @property

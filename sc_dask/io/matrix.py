@@ -280,7 +280,7 @@ def write_matrix(
         ``"csc_matrix"`` when ``x`` is the transpose of the matrix that is meant.
 
     Passes: 1, and 1 more where `sc_dask.io.counts` has to count; a source that says ``read_once``, and a Dask graph
-    made elsewhere, are read once and set aside. Memory: a worker holds a shard and a block.
+    made elsewhere, are read once and spilled. Memory: a worker holds a shard and a block.
     """
     wanted = _Wanted(path, shard_bytes, encoding, resume, check)
     how: dict[str, Any] = {"narrow": narrow, "fractions": np.dtype(fractions or x.dtype)}
@@ -398,7 +398,7 @@ def _save_block(block: Block, index: int, *, location: Location) -> tuple[int, C
 
 
 def spilled(x: RowBlocks, location: Location) -> RowBlocks:
-    """Set the blocks of an X aside, so that its rows can be read in any ranges. Passes: 1."""
+    """Spill the blocks of an X, so that its rows can be read in any ranges. Passes: 1."""
     release(location)
     claim(location)
     found = run.compute(each_block(_save_block, x, location=location), label="spill")

@@ -1,4 +1,4 @@
-"""Row blocks set aside: what can be read only from its beginning is written as it comes and then read in any order.
+"""Spilled row blocks: what can be read only from its beginning is written as it comes and then read in any order.
 
 Used for text files and for a lazy X that somebody else's Dask graph makes. A spill is a folder of uncompressed block
 files (``.npz``), as large as the matrix is in memory; it stands beside the store that is being written, until that is
@@ -27,7 +27,7 @@ BLOCK_NNZ = 2 << 20  # small blocks are joined up to this
 class SpillSource(BlockSource):
     """The rows of a finished spill (a ``BlockSource``); block file i holds rows ``bounds[i]:bounds[i + 1]``.
 
-    ``counts`` is what was seen of the values while they were set aside.
+    ``counts`` is what was seen of the values while they were spilled.
     """
 
     location: Location

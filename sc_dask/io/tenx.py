@@ -173,7 +173,7 @@ def read_mtx(
     location
         The folder, or its ``matrix.mtx`` (``.gz``).
     spill
-        Where the rows are set aside.
+        Where the rows are spilled.
     var_names
         ``"gene_symbols"`` or ``"gene_ids"``: what names the genes; the other becomes a column.
     make_unique

@@ -2,7 +2,7 @@
 
 A text file can only be read from its beginning, so it is streamed once into a spill (``io/spill.py``) whose row
 blocks can then be read in any order. Entries of a Matrix Market file come in any order (10x writes by cell, the
-standard by column); they are dealt to buckets of rows on local disk first, and each bucket is sorted in memory.
+standard by column); they are split into buckets of rows on local disk first, and each bucket is sorted in memory.
 
 Results equal ``anndata.io.read_mtx``, ``read_csv``, ``read_text`` and ``read_umi_tools``, with X as csr:
 whole numbers up to 2**53 stay exact, others become float32 as there.
@@ -196,7 +196,7 @@ def stream_mtx(location: Location, spill: Spill, *, transpose: bool) -> tuple[in
 
 
 class Buckets:
-    """Entries in any order, dealt to files of consecutive rows and given back as csr blocks; equal places are added."""
+    """Entries in any order, split into files of consecutive rows and returned as csr blocks; equal places are added."""
 
     def __init__(self, n_obs: int, n_vars: int, n_entries: int) -> None:
         n_buckets = max(1, -(-n_entries // BUCKET_ENTRIES))

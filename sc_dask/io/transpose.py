@@ -1,9 +1,9 @@
-"""A csc matrix turned into csr rows outside of memory.
+"""A csc matrix transposed into csr rows outside of memory.
 
 A csc matrix is the csr matrix of its transpose, so any source of the transpose will do. Passes over it:
 
 1. count: the non-zeros of every row, which gives indptr and, by `cut_rows`, the row blocks;
-2. deal: blocks of columns are read side by side and their non-zeros appended to one bucket file per row block;
+2. split: blocks of columns are read side by side and their non-zeros appended to one bucket file per row block;
 3. sort: each bucket becomes the rows of one block, written where they belong in two plain files.
 
 Memory: ``threads x 4 x block_bytes + 24 bytes x n_obs``, but at least four times the largest column.
@@ -12,7 +12,7 @@ twice that for a moment. The folder goes when the last source that reads it goes
 the process that made it ends. Workers on other machines must see it: set ``work-dir`` to a shared
 disk, or convert the store.
 
-A matrix that fits into one block is turned in memory.
+A matrix that fits into one block is transposed in memory.
 """
 
 from __future__ import annotations
@@ -132,7 +132,7 @@ def _spilled(source: BlockSource, column_bounds: np.ndarray, budget: int) -> tup
     try:
         indptr.tofile(area.path / "indptr")
         buckets = _Buckets(area.path, bounds, source.dtype)
-        for _ in _side_by_side(lambda a, b: buckets.deal(source.read(a, b), a), column_bounds):
+        for _ in _side_by_side(lambda a, b: buckets.split(source.read(a, b), a), column_bounds):
             pass
         for _ in _side_by_side(lambda a, b: buckets.sort(a, b, indptr, n_vars), bounds):
             pass
@@ -168,7 +168,7 @@ class _Buckets:
         for name in ("data", "indices"):
             (folder / name).touch()
 
-    def deal(self, block: sp.csr_matrix, first_column: int) -> None:
+    def split(self, block: sp.csr_matrix, first_column: int) -> None:
         """Append the non-zeros of a block of columns to the buckets of their rows."""
         by_row = block.tocsc()  # of the transpose: sorted by row of X
         starts = by_row.indptr[self._bounds]

@@ -97,7 +97,7 @@ def cell_and_gene_metrics(
     cells = CellMetrics(totals, n_genes, qc_totals, top_totals)
     n_cells = genes[:, 1].astype(np.int64)
     sums = np.ascontiguousarray(genes[:, 0])
-    return cells, GeneMetrics(n_obs, n_cells, sums, *_facts(block))
+    return cells, GeneMetrics(n_obs, n_cells, sums, *_of_values(block))
 
 
 def merge_gene_metrics(a: GeneMetrics, b: GeneMetrics) -> GeneMetrics:
@@ -170,7 +170,7 @@ def _rows(block: Block) -> tuple[Array, Array]:
     return values(block).ravel(), np.arange(block.shape[0] + 1, dtype=np.int64) * block.shape[1]
 
 
-def _facts(block: Block) -> tuple[float, float, bool, bool]:
+def _of_values(block: Block) -> tuple[float, float, bool, bool]:
     """Return max, min, whether all are integers, whether there is NaN; numpy's own max is several times faster."""
     data = values(block.data if sp.issparse(block) else block).ravel()
     top, low = (data.max(), data.min()) if len(data) else (-np.inf, np.inf)

@@ -31,9 +31,9 @@ _WRITERS = ("pp.highly_variable_genes", "pp.log1p", "pp.pca", "pp.neighbors", "t
 _OLD_UNS = ("leiden", "leiden_colors", "rank_genes_groups", "dendrogram_leiden")
 
 
-def is_read_in_place(facts: Info) -> bool:
+def is_read_in_place(file_info: Info) -> bool:
     """Tell whether rows can be read from the file as it is; else it is converted first (csc: turned into rows)."""
-    return facts.kind in IN_PLACE and not facts.by_columns
+    return file_info.kind in IN_PLACE and not file_info.by_columns
 
 
 def state_of(source: Location) -> str:
@@ -83,7 +83,7 @@ def _files(source: Path) -> dict[str, os.stat_result]:
     return stats
 
 
-def check_facts(facts: Info, s: Settings) -> None:
+def check_info(file_info: Info, s: Settings) -> None:
     """Refuse what the shape alone tells.
 
     Raises
@@ -91,34 +91,41 @@ def check_facts(facts: Info, s: Settings) -> None:
     InputError
         No cells, no genes, or more components than either.
     """
-    if facts.kind in IN_PLACE and facts.shape is None:
-        raise InputError(f"{facts.url} has no X", "a count matrix in X", _elsewhere(facts))
+    if file_info.kind in IN_PLACE and file_info.shape is None:
+        raise InputError(f"{file_info.url} has no X", "a count matrix in X", _elsewhere(file_info))
     layer = s.input.layer
-    if facts.kind not in IN_PLACE and (s.input.use_raw or (layer is not None and layer not in facts.layers)):
+    if file_info.kind not in IN_PLACE and (s.input.use_raw or (layer is not None and layer not in file_info.layers)):
         found = "input.use_raw" if s.input.use_raw else f"input.layer: {layer}"
         raise InputError(
-            f"{found}, but {facts.url} is a {facts.kind} file without it", "its only matrix", "leave it out"
+            f"{found}, but {file_info.url} is a {file_info.kind} file without it", "its only matrix", "leave it out"
         )
-    if facts.shape is None:
+    if file_info.shape is None:
         return
-    for n, what in zip(facts.shape, ("cells", "genes"), strict=True):
+    for n, what in zip(file_info.shape, ("cells", "genes"), strict=True):
         if n == 0:
-            raise InputError(f"{facts.url} has no {what}", "at least one", f"sc-dask info {facts.url}")
-    if s.pca.n_comps and s.pca.n_comps > min(facts.shape):
-        n_obs, n_vars = facts.shape
+            raise InputError(f"{file_info.url} has no {what}", "at least one", f"sc-dask info {file_info.url}")
+    if s.pca.n_comps and s.pca.n_comps > min(file_info.shape):
+        n_obs, n_vars = file_info.shape
         raise InputError(
-            f"pca.n_comps is {s.pca.n_comps} and {facts.url} has {n_obs} cells and {n_vars} genes",
-            f"at most {min(facts.shape)}",
-            f"pca: {{n_comps: {min(50, min(facts.shape))}}}",
+            f"pca.n_comps is {s.pca.n_comps} and {file_info.url} has {n_obs} cells and {n_vars} genes",
+            f"at most {min(file_info.shape)}",
+            f"pca: {{n_comps: {min(50, min(file_info.shape))}}}",
         )
-    if s.hvg.batch_key is not None and facts.kind in IN_PLACE and facts.obs and s.hvg.batch_key not in facts.obs:
-        raise InputError(f"{facts.url} has no column obs[{s.hvg.batch_key!r}]", f"one of: {', '.join(facts.obs)}")
+    if (
+        s.hvg.batch_key is not None
+        and file_info.kind in IN_PLACE
+        and file_info.obs
+        and s.hvg.batch_key not in file_info.obs
+    ):
+        raise InputError(
+            f"{file_info.url} has no column obs[{s.hvg.batch_key!r}]", f"one of: {', '.join(file_info.obs)}"
+        )
 
 
-def _elsewhere(facts: Info) -> str:
-    if facts.layers:
-        return f"input: {{layer: {facts.layers[0]}}}"
-    return "input: {use_raw: true}" if facts.has_raw else f"sc-dask info {facts.url}"
+def _elsewhere(file_info: Info) -> str:
+    if file_info.layers:
+        return f"input: {{layer: {file_info.layers[0]}}}"
+    return "input: {use_raw: true}" if file_info.has_raw else f"sc-dask info {file_info.url}"
 
 
 @contextlib.contextmanager

@@ -62,17 +62,17 @@ class RunPlan:
         return sum(s.bytes_read for s in self.stages)
 
 
-def _size_of(facts: Info, s: Settings, block: int, threads: int, n_genes: int | None) -> Size:
+def _size_of(file_info: Info, s: Settings, block: int, threads: int, n_genes: int | None) -> Size:
     """Return what the stages work on, as far as metadata tell."""
-    n_obs, n_vars = facts.shape or (0, 0)
+    n_obs, n_vars = file_info.shape or (0, 0)
     # a conversion narrows whole numbers; of the rest the type is known
-    value_bytes = np.dtype(facts.dtype).itemsize if facts.dtype and is_read_in_place(facts) else 1
+    value_bytes = np.dtype(file_info.dtype).itemsize if file_info.dtype and is_read_in_place(file_info) else 1
     size = Size(
         n_obs=n_obs,
         n_vars=n_vars,
-        n_values=n_obs * n_vars if facts.n_nonzeros is None else facts.n_nonzeros,
+        n_values=n_obs * n_vars if file_info.n_nonzeros is None else file_info.n_nonzeros,
         value_bytes=value_bytes,
-        index_bytes=0 if facts.layout == "dense" else 4,
+        index_bytes=0 if file_info.layout == "dense" else 4,
         block=block,
         genes=min(n_genes or s.hvg.n_top_genes or _GENES, n_vars),
         n_comps=s.pca.n_comps or 50,
@@ -85,7 +85,7 @@ def _size_of(facts: Info, s: Settings, block: int, threads: int, n_genes: int | 
     return replace(size, streams=streams, states=segments.states_held(n_blocks, streams))
 
 
-def _prices(facts: Info, s: Settings, size: Size) -> dict[str, Price]:
+def _prices(file_info: Info, s: Settings, size: Size) -> dict[str, Price]:
     """Return what the calls of each stage cost."""
     by_qc = frozenset({"cell sums", "cell counts"})  # of genes no longer, once cells were dropped
     after_qc = replace(size, known=by_qc)
@@ -94,7 +94,11 @@ def _prices(facts: Info, s: Settings, size: Size) -> dict[str, Price]:
         filters.append(price_of(pp.filter_genes, after_qc))
     target = s.normalize.target_sum
     with_counts = s.write.x == "normalized" and s.write.counts
-    out = {} if is_read_in_place(facts) else {"convert": price_of(convert, size, by_columns=bool(facts.by_columns))}
+    out = (
+        {}
+        if is_read_in_place(file_info)
+        else {"convert": price_of(convert, size, by_columns=bool(file_info.by_columns))}
+    )
     out |= {
         "qc": price_of(pp.calculate_qc_metrics, size),
         "filter": Price(sum(f.passes for f in filters), max(f.memory for f in filters)),
@@ -111,13 +115,13 @@ def _prices(facts: Info, s: Settings, size: Size) -> dict[str, Price]:
     return out
 
 
-def _stages(facts: Info, s: Settings, block: int, threads: int, n_genes: int | None) -> tuple[StagePlan, ...]:
-    size = _size_of(facts, s, block, threads, n_genes)
+def _stages(file_info: Info, s: Settings, block: int, threads: int, n_genes: int | None) -> tuple[StagePlan, ...]:
+    size = _size_of(file_info, s, block, threads, n_genes)
     n_tasks = 2 * len(segments.cut(max(1, -(-size.decoded // block)))) - 1  # a segment each, and the merges
-    stored = facts.stored_bytes or size.decoded // 3
+    stored = file_info.stored_bytes or size.decoded // 3
     compiling = 0 if are_compiled() else _COMPILING
     kept, rows = 0, []
-    for name, price in _prices(facts, s, size).items():
+    for name, price in _prices(file_info, s, size).items():
         libraries = _AT_START if name in ("convert", "qc", "filter") else _BASE
         peak = libraries + compiling + kept + price.memory
         rows.append(StagePlan(name, price.passes, price.passes * stored, price.passes * n_tasks, peak))
@@ -186,12 +190,12 @@ def as_dict(made: RunPlan) -> dict[str, Any]:
     }
 
 
-def as_text(made: RunPlan, facts: Info) -> str:
+def as_text(made: RunPlan, file_info: Info) -> str:
     """Return the plan as a table for people."""
-    lines = [facts.url]
-    if facts.shape is not None:
-        values = "" if facts.n_nonzeros is None else f", {facts.n_nonzeros:,} stored values"
-        lines.append(f"{facts.shape[0]:,} cells x {facts.shape[1]:,} genes{values}")
+    lines = [file_info.url]
+    if file_info.shape is not None:
+        values = "" if file_info.n_nonzeros is None else f", {file_info.n_nonzeros:,} stored values"
+        lines.append(f"{file_info.shape[0]:,} cells x {file_info.shape[1]:,} genes{values}")
     budget = "no memory budget" if made.memory is None else f"memory budget {readable(made.memory)}"
     lines += [f"{made.n_threads} threads, blocks of {readable(made.block_bytes)}, {budget}", ""]
     lines.append(f"{'stage':<11}{'passes':>7}{'to read':>12}{'tasks':>9}{'peak memory':>14}")

@@ -54,10 +54,10 @@ class Result:
 class _Run:
     """One run: the places, the settings and the manifest that its stages share."""
 
-    def __init__(self, at: Places, facts: Info, s: Settings, listener: Listener | None, overwrite: bool) -> None:
+    def __init__(self, at: Places, file_info: Info, s: Settings, listener: Listener | None, overwrite: bool) -> None:
         self.at, self.source, self.out, self.work = at, at.source, at.out, at.work
-        self.facts, self.settings, self.listener, self.overwrite = facts, s, listener, overwrite
-        self.converts = not inputs.is_read_in_place(facts)
+        self.known, self.settings, self.listener, self.overwrite = file_info, s, listener, overwrite
+        self.converts = not inputs.is_read_in_place(file_info)
         real = os.path.realpath(self.source.url) if self.source.is_local else str(self.source)
         self.state = key_of(real, inputs.state_of(self.source))
         self.keys = self._keys(self.state)
@@ -157,12 +157,12 @@ def run(
     made = settings if isinstance(settings, Settings) else Settings.of(settings)
     at = Places.of(source, out, json_path, storage_options, out_storage_options)
     places.check(at)
-    facts = info(at.source, layer=made.input.layer, use_raw=made.input.use_raw)
-    inputs.check_facts(facts, made)
+    file_info = info(at.source, layer=made.input.layer, use_raw=made.input.use_raw)
+    inputs.check_info(file_info, made)
     start = time.perf_counter()
     with dask.config.set({} if memory is None else {"sc-dask.memory": memory}):
-        plan = planning.plan(facts, made)
-        job = _Run(at, facts, made, listener, overwrite)
+        plan = planning.plan(file_info, made)
+        job = _Run(at, file_info, made, listener, overwrite)
         if not overwrite and not exists(job.work / "manifest.json") and job.is_written():
             return _found(job)
         job.manifest = Manifest.open(job.work, job.state)
@@ -205,7 +205,7 @@ def _stages(job: _Run, start: float) -> Result:
     keys.check(adata)
     for step in STEPS:
         if step.name == "pca":  # the memory of a Gram matrix hangs on a number that was guessed before
-            planning.plan(job.facts, job.settings, n_genes=int(adata.var["highly_variable"].sum()))
+            planning.plan(job.known, job.settings, n_genes=int(adata.var["highly_variable"].sum()))
         with job.stage(step.name) as before:
             if before is not None and not step.lazy:
                 slots.replay(adata, before)
@@ -275,7 +275,7 @@ def _work_area(job: _Run, block_bytes: int) -> Iterator[None]:
 
 
 def _scratch(job: _Run) -> Path | None:
-    """Return the folder where passes lay blocks aside: the same for the same run, so that a killed one leaves none."""
+    """Return the folder where passes spill blocks: the same for the same run, so that a killed one leaves none."""
     configured = config.get("work-dir")
     if configured is None and job.out.is_local:
         return (job.work / "scratch").path  # on the disk that was chosen for the result
@@ -329,10 +329,10 @@ def _open(job: _Run) -> AnnData:
                 by_hand = f"sc-dask convert {job.source} NEW.zarr --option KEY=VALUE, and run NEW.zarr"
                 raise InputError(err.found, err.expected, f"{err.fix}: {by_hand}" if err.fix else by_hand) from err
     s = job.settings
-    facts = info(source, layer=s.input.layer, use_raw=s.input.use_raw)
-    inputs.check_facts(facts, s)
-    block_bytes = planning.plan(facts, s).block_bytes
-    unique = job.facts.kind == "10x-h5"
+    file_info = info(source, layer=s.input.layer, use_raw=s.input.use_raw)
+    inputs.check_info(file_info, s)
+    block_bytes = planning.plan(file_info, s).block_bytes
+    unique = job.known.kind == "10x-h5"
     return inputs.open_input(source, s, name=str(job.source), block_bytes=block_bytes, make_unique=unique)
 
 

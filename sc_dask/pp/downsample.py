@@ -86,7 +86,7 @@ def downsample_counts(
         raise InputError(f"{both} of counts_per_cell and total_counts", "exactly one of them")
     adata = adata.copy() if copy else adata
     x = get.matrix(adata)
-    wrong = qc.not_counts(x) if x.facts.values else None
+    wrong = qc.not_counts(x) if x.known.values else None
     if wrong:
         raise InputError(f"X has {wrong}", "counts", "call it before normalising")
     rng = random_state if isinstance(random_state, np.random.RandomState) else np.random.RandomState(random_state)

@@ -106,7 +106,7 @@ def filter_cells(
     name, bound = _bound(min_counts=min_counts, min_genes=min_genes, max_counts=max_counts, max_genes=max_genes)
     adata = data.copy() if copy else data
     x = get.matrix(adata)
-    totals, counts = qc.cell_facts(x)
+    totals, counts = qc.cell_statistics(x)
     numbers = counts if name.endswith("genes") else as_sums(totals, x.dtype)
     keep = _keep(name, bound, numbers, "cells")
     if not inplace:
@@ -174,7 +174,7 @@ def filter_genes(
     name, bound = _bound(min_counts=min_counts, min_cells=min_cells, max_counts=max_counts, max_cells=max_cells)
     adata = data.copy() if copy else data
     x = get.matrix(adata)
-    totals, counts = qc.gene_facts(x)
+    totals, counts = qc.gene_statistics(x)
     numbers = counts if name.endswith("cells") else as_sums(totals, x.dtype)
     keep = _keep(name, bound, numbers, "genes")
     if not inplace:

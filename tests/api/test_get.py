@@ -54,10 +54,10 @@ def test_matrix__views_are_found_again_with_their_facts() -> None:
     view = adata[adata.obs["total_counts"] > 100]
     assert type(view.X) is not type(adata.X) or view.X is not adata.X
     x = sd.get.matrix(view)
-    assert isinstance(x, RowBlocks) and set(x.facts.rows) == {"totals", "n_genes"}
-    np.testing.assert_array_equal(x.facts.rows["totals"], view.obs["total_counts"])
+    assert isinstance(x, RowBlocks) and set(x.known.rows) == {"totals", "n_genes"}
+    np.testing.assert_array_equal(x.known.rows["totals"], view.obs["total_counts"])
     copied = sd.get.matrix(view.copy())
-    np.testing.assert_array_equal(copied.facts.rows["totals"], view.obs["total_counts"])
+    np.testing.assert_array_equal(copied.known.rows["totals"], view.obs["total_counts"])
     assert source_of(adata).passes == 1
 
 

@@ -77,7 +77,7 @@ def test_sample__repeated_cells_are_read_once_and_work_on() -> None:
     """A bootstrap: what follows sees each cell as often as it was drawn."""
     adata = lazy(counts(), 6)
     sd.pp.sample(adata, n=N_OBS, rng=0, replace=True)
-    assert not adata.obs_names.is_unique and adata.X.facts.rows == {}
+    assert not adata.obs_names.is_unique and adata.X.known.rows == {}
     memory = counts()
     sd.pp.sample(memory, n=N_OBS, rng=0, replace=True)
     source = source_of(adata)

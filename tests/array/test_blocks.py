@@ -66,7 +66,7 @@ def index_of(n: int) -> st.SearchStrategy[Any]:
 def test_picks__commute_with_steps(kind: str, known: bool, data: st.DataObject) -> None:
     x, expected = make(kind), DENSE
     if known:
-        qc.cell_facts(x)
+        qc.cell_statistics(x)
     steps = data.draw(st.permutations(["rows", "columns", "rows", "columns", "normalise"]))
     for step in steps:
         if step == "rows" and len(expected):
@@ -87,7 +87,7 @@ def test_picks__of_columns_move_before_normalising_only_when_totals_are_known() 
     x = make()
     unknown = normalize.normalize(x, normalize.totals_of(x), 100)[:, [1, 2]]
     assert isinstance(unknown.expression.steps[-1], ColumnSelection)
-    qc.cell_facts(x)
+    qc.cell_statistics(x)
     known = normalize.normalize(x, normalize.totals_of(x), 100)[:, [1, 2]]
     assert isinstance(known.expression.steps[0], ColumnSelection)
     np.testing.assert_array_equal(values(unknown), values(known))
@@ -97,12 +97,12 @@ def test_picks__facts_that_stay_true_follow() -> None:
     x = make()
     qc.metrics(x, np.zeros((0, N_VARS), bool), ())
     rows, cols = x[3:9], x[:, [2, 5]]
-    assert set(rows.facts.rows) == {"totals", "n_genes"} and not rows.facts.cols and not rows.facts.values
-    np.testing.assert_array_equal(rows.facts.rows["totals"], DENSE[3:9].sum(axis=1))
-    assert set(cols.facts.cols) == {"totals", "n_cells"} and not cols.facts.rows
-    np.testing.assert_array_equal(cols.facts.cols["totals"], DENSE[:, [2, 5]].sum(axis=0))
+    assert set(rows.known.rows) == {"totals", "n_genes"} and not rows.known.cols and not rows.known.values
+    np.testing.assert_array_equal(rows.known.rows["totals"], DENSE[3:9].sum(axis=1))
+    assert set(cols.known.cols) == {"totals", "n_cells"} and not cols.known.rows
+    np.testing.assert_array_equal(cols.known.cols["totals"], DENSE[:, [2, 5]].sum(axis=0))
     mapped = normalize.normalize(x, normalize.totals_of(x), 100)
-    assert not mapped.facts.rows and not mapped.facts.cols
+    assert not mapped.known.rows and not mapped.known.cols
 
 
 def test_picks__read_only_blocks_with_wanted_rows() -> None:
@@ -157,7 +157,7 @@ def test_picks__nothing_left() -> None:
 def test_rowblocks__is_a_dask_array(kind: str) -> None:
     x = make(kind)
     assert x.chunks == ((5, 0, 1, 11, 6), (N_VARS,))
-    assert isinstance(x.copy(), RowBlocks) and x.copy().facts is x.facts and x.copy().name == x.name
+    assert isinstance(x.copy(), RowBlocks) and x.copy().known is x.known and x.copy().name == x.name
     np.testing.assert_array_equal(values(x.persist(scheduler="sync")), DENSE)
     blocks = [b.compute(scheduler="sync") for b in x.to_delayed().ravel()]
     assert [b.shape[0] for b in blocks] == [5, 0, 1, 11, 6]
@@ -218,9 +218,9 @@ def test_rowblocks__make_any_range_elsewhere() -> None:
 
 def test_rebounded__cuts_the_same_rows_elsewhere() -> None:
     x = make()
-    qc.cell_facts(x)
+    qc.cell_statistics(x)
     cut = x.rebounded(np.array([0, 2, N_OBS]))
-    assert cut.chunks[0] == (2, 21) and cut.facts is x.facts
+    assert cut.chunks[0] == (2, 21) and cut.known is x.known
     np.testing.assert_array_equal(values(cut), DENSE)
     for bounds in ([0, 5], [1, N_OBS], [0, 9, 3, N_OBS], [0]):
         with pytest.raises(InputError, match="row bounds"):

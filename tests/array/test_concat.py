@@ -155,20 +155,20 @@ def test_concat__known_sums_carry_over_where_they_stay_exact() -> None:
         made = [Part(lazy(kind(m)), len(m), c) for m, c in zip((A, C), columns, strict=True)]
         for p in made:
             assert p.x is not None
-            qc.cell_facts(p.x)
+            qc.cell_statistics(p.x)
         x = concat(made, 7 if columns[0] is None else len(columns[0]), fill=fill)
-        if "totals" in x.facts.rows:
-            np.testing.assert_array_equal(x.facts.rows["totals"], np.concatenate([A, C]).sum(axis=1))
-        if "n_genes" in x.facts.rows:
-            np.testing.assert_array_equal(x.facts.rows["n_genes"], (np.concatenate([A, C]) != 0).sum(axis=1))
-        return set(x.facts.rows)
+        if "totals" in x.known.rows:
+            np.testing.assert_array_equal(x.known.rows["totals"], np.concatenate([A, C]).sum(axis=1))
+        if "n_genes" in x.known.rows:
+            np.testing.assert_array_equal(x.known.rows["n_genes"], (np.concatenate([A, C]) != 0).sum(axis=1))
+        return set(x.known.rows)
 
     assert known(None, None) == known(WIDER, WIDER) == {"totals", "n_genes"}
     assert known(REVERSED, REVERSED) == {"n_genes"}  # a float sum depends on the order
     assert known(np.arange(6), np.arange(6)) == known(WIDER, WIDER, kind=np.asarray) == set()
     assert known(WIDER, WIDER, fill=1) == set()
     half = concat([Part(lazy(csr(A)), 12), parts()[0]], 7)
-    assert not half.facts.rows
+    assert not half.known.rows
 
 
 def test_concat__stored_values_per_row_are_known_without_a_pass() -> None:

@@ -58,11 +58,11 @@ SAME: dict[str, Callable[[RowBlocks], da.Array]] = {
 @pytest.mark.parametrize("how", SAME)
 def test_known__the_whole(how: str, kind: str, n_blocks: int) -> None:
     x = make(kind, n_blocks)
-    qc.cell_facts(x)
+    qc.cell_statistics(x)
     again = from_array(SAME[how](x))
     assert isinstance(again, RowBlocks) and again.name == x.name
-    np.testing.assert_array_equal(again.facts.rows["totals"], DENSE.sum(axis=1))
-    assert ("pickled" in how or how == "sent") or again.facts is x.facts  # what is learnt of one is known of the other
+    np.testing.assert_array_equal(again.known.rows["totals"], DENSE.sum(axis=1))
+    assert ("pickled" in how or how == "sent") or again.known is x.known  # what is learnt of one is known of the other
     np.testing.assert_array_equal(values(again), DENSE)
     assert source_of(again).times_read().max() <= 2  # blocks of the source, none of a Dask graph upon it
 
@@ -86,16 +86,16 @@ PICKED: dict[str, tuple[Callable[[Any], Any], Any]] = {
 def test_known__a_selection_that_dask_made(how: str, kind: str) -> None:
     pick, index = PICKED[how]
     x = make(kind)
-    qc.cell_facts(x)
+    qc.cell_statistics(x)
     picked = pick(plain(x))
     assert type(picked) is da.Array
     found = from_array(picked)
     assert not isinstance(found.expression.source, ForeignSource)
     np.testing.assert_array_equal(values(found), DENSE[index])
     if "gene" not in how:
-        np.testing.assert_array_equal(found.facts.rows["totals"], DENSE[index].sum(axis=1))
-    qc.gene_facts(found)
-    assert "totals" in from_array(pick(plain(x))).facts.cols  # remembered: the same selection, made again
+        np.testing.assert_array_equal(found.known.rows["totals"], DENSE[index].sum(axis=1))
+    qc.gene_statistics(found)
+    assert "totals" in from_array(pick(plain(x))).known.cols  # remembered: the same selection, made again
 
 
 @pytest.mark.parametrize(
@@ -134,7 +134,7 @@ def test_known__no_more_selections_are_remembered_than_some() -> None:
     x = make()
     for i in range(30):
         from_array(plain(x)[i : i + 5])
-    assert len(x.facts.selections) <= 8
+    assert len(x.known.selections) <= 8
 
 
 def to_components(adata: ad.AnnData, step: Callable[[ad.AnnData], ad.AnnData]) -> ad.AnnData:

@@ -41,7 +41,7 @@ def made(ops: list[str]) -> RowBlocks:
     for op in ops:
         n_obs, n_vars = x.shape
         if op == "qc":
-            qc.cell_facts(x)
+            qc.cell_statistics(x)
         elif op.startswith("normalise"):
             x = normalize.normalize(x, normalize.totals_of(x), 10 if op == "normalise" else 7)
         elif op == "log":

@@ -144,8 +144,8 @@ def test_randomized__60_000_genes() -> None:
     values, left = np.linalg.eigh(dense @ dense.T)
     np.testing.assert_allclose(found.variance, values[::-1][:5] / 149, rtol=1e-9)
     np.testing.assert_allclose(found.variance_ratio, values[::-1][:5] / values.sum(), rtol=1e-9)
-    turned = np.abs((left[:, ::-1][:, :5] * found.scores).sum(axis=0)) / np.linalg.norm(found.scores, axis=0)
-    np.testing.assert_allclose(turned, 1, rtol=1e-4)
+    rotated = np.abs((left[:, ::-1][:, :5] * found.scores).sum(axis=0)) / np.linalg.norm(found.scores, axis=0)
+    np.testing.assert_allclose(rotated, 1, rtol=1e-4)
 
 
 def test_randomized__a_seed_is_a_result() -> None:

@@ -116,13 +116,13 @@ def test_compare__refuses_before_anything_runs(command: list[str], capsys: pytes
 
 
 def test_refusal__names_the_engine_and_both_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
-    brain = budget.Facts(1_306_127, 13_714, 2_500_000_000)
+    brain = budget.Known(1_306_127, 13_714, 2_500_000_000)
     monkeypatch.setattr(budget, "memory_bytes", lambda: 24 * 2**30)
     for engine in ("scanpy", "scanpy_dask"):
         line = budget.refusal(engine, brain)
         assert line is not None and line.startswith(f"{engine} is skipped") and "has 24 GiB" in line
     assert budget.refusal("sc_dask", brain) is None
-    assert budget.refusal("scanpy", budget.Facts(100_000, 13_714, 195_000_000)) is None
+    assert budget.refusal("scanpy", budget.Known(100_000, 13_714, 195_000_000)) is None
 
 
 def test_options__a_small_budget_gives_small_blocks(compared: Path) -> None:

@@ -1,4 +1,4 @@
-"""Facts of files: equal to what is read, and nothing of a matrix is touched."""
+"""Known of files: equal to what is read, and nothing of a matrix is touched."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """One file for each row block of a gene-major copy: its non-zeros sorted by gene, in compressed units of genes.
 
 Unit u of U holds the genes u, u + U, u + 2U, ...: frequent genes stand side by side in the order of names, and so they
-are dealt out evenly. A file is: header, a table with a row for each unit, a checksum of both, and the units. A unit is:
+are split evenly. A file is: header, a table with a row for each unit, a checksum of both, and the units. A unit is:
 the number of values of each of its genes (int32), steps from row to row, values; the last two by blosc.
 """
 

@@ -129,7 +129,7 @@ def _below(x: RowBlocks) -> Expr:
 
 
 def _n_units(kept: Expr) -> int:
-    """Return into how many units genes are dealt, for a tile of two blocks each."""
+    """Return into how many units genes are split, for a tile of two blocks each."""
     per_gene = max(kept.shape[0] * (_DENSITY if kept.is_sparse else 1.0), 1)
     n_genes = int(min(max(_tile_values() / per_gene, 1), max(kept.shape[1] // 8, 1)))
     return max(1, -(-kept.shape[1] // n_genes))

@@ -92,7 +92,7 @@ def _centred_scores(
 SCORES: Reduction[Any, Any] = Reduction(_centred_scores, np.add)
 
 
-def turned(
+def rotated(
     x: RowBlocks, leading: np.ndarray, mean: np.ndarray, squares: float, zero_center: bool, dtype: np.dtype[Any]
 ) -> PCA:
     """Return the components in the space of ``leading`` (p, k; orthonormal) whose scores are uncorrelated: one pass.

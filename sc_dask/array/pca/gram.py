@@ -91,7 +91,7 @@ def in_tiles(x: RowBlocks) -> tuple[RowBlocks, dict[str, Any]]:
 
 
 def comoments(x: RowBlocks, dtype: Any) -> tuple[GramState, RowBlocks]:
-    """Return number, sums and co-moments of the columns of ``x``, and the X to read next: laid aside, if possible.
+    """Return number, sums and co-moments of the columns of ``x``, and the X to read next: spilled, if possible.
 
     ``dtype`` is the precision of the products in a tile. Passes: 1.
     Memory: ``8 n_vars^2`` bytes a thread; 16 for each gene and covariate or group.

@@ -10,7 +10,7 @@ from sc_dask import blas
 from sc_dask.array import spill
 from sc_dask.array.blocks import Reduction, RowBlocks, fold_rows
 from sc_dask.array.engine import run
-from sc_dask.array.pca.components import PCA, finite, turned
+from sc_dask.array.pca.components import PCA, finite, rotated
 from sc_dask.array.source import Block
 from sc_dask.errors import InputError
 from sc_dask.kernels import incremental as inc
@@ -47,7 +47,7 @@ def incremental(x: RowBlocks, n_comps: int, *, chunk_size: int = 1000, dtype: An
     at 1,000 cells a tile, beside scikit-learn's IncrementalPCA, which carries ``n_comps``: PBMC3k (1,872 genes) 0.9997
     and 9e-4 (0.58 and 1.2e-1); 20,000 simulated cells of 2,000 genes 0.9998 and 7e-4 (0.91 and 1.4e-1).
 
-    Passes: 2 (1 where the chosen genes can be laid aside).
+    Passes: 2 (1 where the chosen genes can be spilled).
     Memory: ``8 (chunk_size + 24 max(n_comps, 50)) n_vars`` bytes.
     """
     if chunk_size < n_comps:
@@ -64,7 +64,7 @@ def incremental(x: RowBlocks, n_comps: int, *, chunk_size: int = 1000, dtype: An
     leading = np.zeros((x.shape[1], n_comps))
     leading[:, : len(state.scaled)] = state.scaled[:n_comps].T
     leading = np.linalg.qr(leading)[0]
-    return turned(staged, leading, state.mean, float(state.m2.sum()), True, np.dtype(dtype))
+    return rotated(staged, leading, state.mean, float(state.m2.sum()), True, np.dtype(dtype))
 
 
 def incremental_memory(size: Size, n_comps: int, chunk_size: int | None = None) -> int:

@@ -10,7 +10,7 @@ from sc_dask import blas
 from sc_dask.array import hvg, spill
 from sc_dask.array.blocks import Lazy, Reduction, RowBlocks, reduce_rows
 from sc_dask.array.engine import run
-from sc_dask.array.pca.components import PCA, finite, turned
+from sc_dask.array.pca.components import PCA, finite, rotated
 from sc_dask.kernels.times_gram import (
     TimesGramState,
     merge_times_gram,
@@ -49,12 +49,12 @@ def randomized(
     0.999998, 0.99998, 2e-5; 100,000 simulated cells of 2,000 genes 0.999996, 0.99996, 5e-5; 6,000 cells of Kang (1,287
     genes, the flattest tail) 0.9999, 0.999, 4e-4. Exact up to ``9 max(n_comps, 50)`` genes or so many cells.
 
-    Passes: 4; 1 where blocks can be laid aside.
+    Passes: 4; 1 where blocks can be spilled.
     Memory: ``72 n_vars max(n_comps, 50)`` bytes a thread (twice that on a cluster), six times as much for the driver.
     """
     with blas.one_thread():
         staged, leading, mean, squares = _leading(x, n_comps, zero_center, random_state)
-        return turned(staged, leading, mean, squares, zero_center, np.dtype(dtype))
+        return rotated(staged, leading, mean, squares, zero_center, np.dtype(dtype))
 
 
 def randomized_memory(size: Size, n_comps: int, chunk_size: int | None = None) -> int:

@@ -29,7 +29,7 @@ _SPLIT = 0.8  # of a Gram matrix's bytes is what one takes that is split into fr
 def exact(x: RowBlocks, n_comps: int, *, zero_center: bool = True, dtype: Any = np.float32) -> PCA:
     """PCA from the Gram matrix of the genes; residuals and scaled values are never made as a whole (`gram`).
 
-    Passes: 1 over X, which lays the chosen genes aside for the scores (2 where that is not possible).
+    Passes: 1 over X, which spills the chosen genes for the scores (2 where that is not possible).
     Memory: ``8 n_vars^2`` bytes a thread and for the driver 3 times as much.
     """
     n_obs, p = x.shape
