@@ -13,8 +13,8 @@ SLICE_ROWS = 10_000
 def sc_dask(source: str, out: str) -> dict[str, Any]:
     """Convert with our own verb."""
     from sc_dask import log
+    from sc_dask.io.blobs.h5chunks import INFLATER
     from sc_dask.io.convert import convert
-    from sc_dask.io.h5chunks import INFLATER
 
     start = time.perf_counter()
     with log.stage("convert") as s:

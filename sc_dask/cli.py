@@ -86,7 +86,7 @@ def _storage_options(ctx: click.Context, param: click.Parameter, values: tuple[s
 
 def _options_for(options: dict[str, Any] | None, *places: str | None) -> list[dict[str, Any] | None]:
     """Return the storage options for each place: those of URLs; a path of this machine takes none."""
-    from sc_dask.io.store import Location
+    from sc_dask.io.blobs.store import Location
 
     remote = [p is not None and not Location.parse(p).is_local for p in places]
     if options and not any(remote):

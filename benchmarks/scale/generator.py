@@ -11,7 +11,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from sc_dask.array.source import METER, Block
-from sc_dask.io.store import quiet
+from sc_dask.io.blobs.store import quiet
 
 _PIECE = 2**22  # entries of a long vector made at a time
 _TILE = 256  # rows with a seed of their own: what makes a block's place irrelevant

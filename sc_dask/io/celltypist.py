@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 
 from sc_dask.errors import FormatError, InputError
+from sc_dask.io.blobs.store import Location, open_file
 from sc_dask.io.model import AnnotationModel
-from sc_dask.io.store import Location, open_file
 
 _NUMPY = {"numpy.core.multiarray", "numpy._core.multiarray", "numpy.core.numeric", "numpy._core.numeric", "numpy"}
 _NUMPY_NAMES = {"_reconstruct", "scalar", "_frombuffer", "ndarray", "dtype"}

@@ -22,8 +22,8 @@ from xarray import Dataset
 from sc_dask.array import concat as stacked
 from sc_dask.array.blocks import RowBlocks, from_array
 from sc_dask.errors import InputError, ScDaskWarning
+from sc_dask.io.blobs.store import Location, quiet
 from sc_dask.io.read import read
-from sc_dask.io.store import Location, quiet
 from sc_dask.outside.anndata import named_layers
 from sc_dask.slots import Column, HeldColumn, columns, is_lazy, lazy_variable, load, names
 

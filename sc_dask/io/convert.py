@@ -19,14 +19,15 @@ from dask.base import tokenize
 from sc_dask.array.blocks import RowBlocks, from_array
 from sc_dask.array.chunks import default_block_bytes
 from sc_dask.errors import FormatError, InputError, StoreError
-from sc_dask.io import commit, graphs, keys, loom, tenx, text
-from sc_dask.io import layout as disk
-from sc_dask.io.matrix import shard_memory, write_matrix
+from sc_dask.io.blobs.store import Location, fingerprint, inside, same_place, sniff
+from sc_dask.io.formats import loom, tenx, text
+from sc_dask.io.formats.spill import Spill
 from sc_dask.io.read import read
-from sc_dask.io.shards import DiffersError
-from sc_dask.io.spill import Spill
-from sc_dask.io.store import Location, fingerprint, inside, same_place, sniff
 from sc_dask.io.write import matrices, write_elements
+from sc_dask.io.writing import commit, graphs, keys
+from sc_dask.io.writing import layout as disk
+from sc_dask.io.writing.matrix import shard_memory, write_matrix
+from sc_dask.io.writing.shards import DiffersError
 from sc_dask.price import MIB, Price, Size, priced
 
 OPTIONS: dict[str, tuple[str, ...]] = {

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 
 from sc_dask.errors import FormatError, MissingKeyError
-from sc_dask.io.elements import encoding_of, is_null
-from sc_dask.io.sizes import stored_bytes
-from sc_dask.io.store import Location, open_group, open_h5, sniff
-from sc_dask.io.text import open_stream, read_header
+from sc_dask.io.blobs.sizes import stored_bytes
+from sc_dask.io.blobs.store import Location, open_group, open_h5, sniff
+from sc_dask.io.formats.elements import encoding_of, is_null
+from sc_dask.io.formats.text import open_stream, read_header
 
 
 @dataclass(frozen=True)
@@ -197,7 +197,7 @@ def _columns(root: Any, slot: str) -> tuple[str, ...]:
 
 
 def _of_10x_h5(location: Location, kind: str) -> Info:
-    from sc_dask.io.tenx import shape_of
+    from sc_dask.io.formats.tenx import shape_of
 
     with open_h5(location) as root:
         groups = [root["matrix"]] if "matrix" in root else [root[k] for k in sorted(root)]
@@ -241,6 +241,6 @@ def _of_mtx(location: Location, kind: str) -> Info:
 
 
 def _has_barcodes(matrix: Location) -> bool:
-    from sc_dask.io.tenx import has_companions
+    from sc_dask.io.formats.tenx import has_companions
 
     return has_companions(matrix)

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from sc_dask import work
 from sc_dask.errors import FormatError, InputError
-from sc_dask.io.store import Location, open_file
+from sc_dask.io.blobs.store import Location, open_file
 
 FORMAT, VERSION = "sc_dask annotation model", 1
 _ARRAYS = ("coef", "intercept", "mean", "scale")

@@ -13,12 +13,12 @@ from sc_dask import slots
 from sc_dask.array.blocks import RowBlocks, from_source
 from sc_dask.array.chunks import cut_dense, cut_row_pieces, default_block_bytes
 from sc_dask.errors import FormatError, InputError
-from sc_dask.io import graphs
-from sc_dask.io.elements import Encoding, MakeTable, encoding_of, lazy_table, read_elements
-from sc_dask.io.h5ad import H5CSRSource, H5DenseSource
-from sc_dask.io.store import Location, Revision, open_group, open_h5, quiet, revision_of, sniff
-from sc_dask.io.transpose import INDEX_BYTES, transpose
-from sc_dask.io.zarr import ZarrCSRSource, ZarrDenseSource, is_complete
+from sc_dask.io.blobs.store import Location, Revision, open_group, open_h5, quiet, revision_of, sniff
+from sc_dask.io.formats.elements import Encoding, MakeTable, encoding_of, lazy_table, read_elements
+from sc_dask.io.formats.h5ad import H5CSRSource, H5DenseSource
+from sc_dask.io.formats.transpose import INDEX_BYTES, transpose
+from sc_dask.io.formats.zarr import ZarrCSRSource, ZarrDenseSource, is_complete
+from sc_dask.io.writing import graphs
 
 
 @quiet()
@@ -33,7 +33,7 @@ def read(
 
     X, every layer and raw.X become `RowBlocks`: Dask arrays of csr or C-ordered dense row blocks, cut
     by non-zeros to a byte budget and read when they are computed. Everything else is read now. A csc
-    matrix is turned into rows now, out of core (see `sc_dask.io.transpose`).
+    matrix is turned into rows now, out of core (see `sc_dask.io.formats.transpose`).
 
     Parameters
     ----------

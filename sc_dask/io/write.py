@@ -28,11 +28,11 @@ from sc_dask.array.concat import sources
 from sc_dask.array.expr import Expr
 from sc_dask.array.layer import ForeignSource
 from sc_dask.errors import InputError, StoreError, TakenOverError
-from sc_dask.io import commit, graphs, keys
-from sc_dask.io import layout as disk
-from sc_dask.io.columns import storable, storable_column, storable_table
-from sc_dask.io.matrix import Written, are_twins, shard_memory, twin_memory, write_matrix, write_twins
-from sc_dask.io.store import Location, exists, inside, open_group, quiet, revision_of, same_place
+from sc_dask.io.blobs.store import Location, exists, inside, open_group, quiet, revision_of, same_place
+from sc_dask.io.writing import commit, graphs, keys
+from sc_dask.io.writing import layout as disk
+from sc_dask.io.writing.columns import storable, storable_column, storable_table
+from sc_dask.io.writing.matrix import Written, are_twins, shard_memory, twin_memory, write_matrix, write_twins
 from sc_dask.outside.anndata import named_layers
 from sc_dask.outside.zarr import sync
 from sc_dask.price import MIB, Price, Size, priced
@@ -412,7 +412,7 @@ def _uns_of(target: Location) -> dict[str, Any]:
 
 
 def _is_anndata(target: Location) -> bool:
-    from sc_dask.io.store import sniff
+    from sc_dask.io.blobs.store import sniff
 
     if sniff(target) != "zarr" or target.is_zip:
         return False

@@ -10,8 +10,8 @@ import anndata as ad
 
 from sc_dask import __version__
 from sc_dask.errors import FormatError, StoreError
-from sc_dask.io.store import Location, open_group
-from sc_dask.io.zarr import is_complete
+from sc_dask.io.blobs.store import Location, open_group
+from sc_dask.io.formats.zarr import is_complete
 
 if TYPE_CHECKING:
     from sc_dask.pipeline.settings import Settings

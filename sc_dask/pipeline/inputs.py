@@ -14,10 +14,10 @@ import anndata as ad
 
 from sc_dask import get, slots
 from sc_dask.errors import InputError
+from sc_dask.io.blobs.store import ZARR_KEYS, Location, fingerprint
+from sc_dask.io.formats.tenx import has_companions
 from sc_dask.io.info import Info
 from sc_dask.io.read import read
-from sc_dask.io.store import ZARR_KEYS, Location, fingerprint
-from sc_dask.io.tenx import has_companions
 from sc_dask.log import logger
 
 if TYPE_CHECKING:

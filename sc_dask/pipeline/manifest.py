@@ -22,10 +22,10 @@ import numpy as np
 
 from sc_dask import work
 from sc_dask.errors import StoreError
-from sc_dask.io import graphs
-from sc_dask.io.commit import claim, remove
-from sc_dask.io.store import Location, exists, open_group, quiet
+from sc_dask.io.blobs.store import Location, exists, open_group, quiet
 from sc_dask.io.write import write_element
+from sc_dask.io.writing import graphs
+from sc_dask.io.writing.commit import claim, remove
 from sc_dask.log import logger
 from sc_dask.pipeline.steps import STEPS
 from sc_dask.slots import Event

@@ -17,8 +17,8 @@ from typing import Any
 
 from sc_dask import config, work
 from sc_dask.errors import InputError, StoreError
-from sc_dask.io import commit
-from sc_dask.io.store import Location, exists, inside, same_place
+from sc_dask.io.blobs.store import Location, exists, inside, same_place
+from sc_dask.io.writing import commit
 from sc_dask.pipeline import figures
 from sc_dask.pipeline.manifest import read_bytes
 

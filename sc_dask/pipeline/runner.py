@@ -16,12 +16,12 @@ import dask
 from sc_dask import __version__, config, get, log, malloc, slots, work
 from sc_dask.array.engine.run import client
 from sc_dask.errors import InputError, StoreError
-from sc_dask.io import commit, keys
+from sc_dask.io.blobs.store import exists
+from sc_dask.io.blobs.zchunks import give_back
 from sc_dask.io.convert import convert
 from sc_dask.io.info import Info, info
-from sc_dask.io.store import exists
 from sc_dask.io.write import write
-from sc_dask.io.zchunks import give_back
+from sc_dask.io.writing import commit, keys
 from sc_dask.pipeline import again, inputs, places, planning
 from sc_dask.pipeline.figures import make_figures
 from sc_dask.pipeline.manifest import Manifest, key_of, write_bytes

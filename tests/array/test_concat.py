@@ -20,7 +20,7 @@ from sc_dask.array.engine import run
 from sc_dask.array.expr import ColumnSelection
 from sc_dask.array.source import MemorySource
 from sc_dask.errors import InputError
-from sc_dask.io.counts import known_row_nnz
+from sc_dask.io.writing.counts import known_row_nnz
 from sc_dask.log import stage as logged
 from sc_dask.testing import lazy, source_of
 

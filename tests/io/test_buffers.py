@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 
-from sc_dask.io import buffers
-from sc_dask.io.buffers import Pool
+from sc_dask.io.blobs import buffers
+from sc_dask.io.blobs.buffers import Pool
 
 N = 1 << 20
 

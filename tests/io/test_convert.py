@@ -17,7 +17,8 @@ import scipy.sparse as sp
 
 import sc_dask as sd
 from sc_dask.errors import FormatError, InputError, StoreError
-from sc_dask.io import commit, convert, counts, layout, shards
+from sc_dask.io import convert
+from sc_dask.io.writing import commit, counts, layout, shards
 from tests.io.cases import dense
 
 SHARD_NNZ = 401
@@ -150,7 +151,7 @@ def test_convert__a_torn_or_stale_draft_is_not_trusted(
 SLOW = """
 import sys, time
 import sc_dask as sd
-from sc_dask.io import layout
+from sc_dask.io.writing import layout
 put = layout.put_sparse
 def slow(*args):
     time.sleep(0.05)

@@ -17,7 +17,7 @@ import scipy.io
 import scipy.sparse as sp
 
 import sc_dask as sd
-from sc_dask.io import layout
+from sc_dask.io.writing import layout
 from tests.io.cases import dense
 
 N_OBS, N_VARS = 120, 40
@@ -78,7 +78,8 @@ KINDS: dict[str, Callable[[Path, sp.csr_matrix], None]] = {
 DOOMED = """
 import json, os, signal, sys
 import sc_dask as sd
-from sc_dask.io import convert, layout
+from sc_dask.io import convert
+from sc_dask.io.writing import layout
 
 def convert_until_killed(source, out, shard_bytes):
     put, n = layout.put, 0

@@ -15,8 +15,8 @@ import zarr
 import sc_dask as sd
 from sc_dask import log
 from sc_dask.array.blocks import RowBlocks, from_array, map_rows
-from sc_dask.io import counts
-from sc_dask.io.counts import cast_exactly, kept_row_nnz, known_row_nnz
+from sc_dask.io.writing import counts
+from sc_dask.io.writing.counts import cast_exactly, kept_row_nnz, known_row_nnz
 from tests.io.cases import dense
 
 N_OBS, N_VARS, SHARD = 400, 50, 8 * 397

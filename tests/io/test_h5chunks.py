@@ -15,10 +15,10 @@ import pytest
 
 from sc_dask.array.source import METER
 from sc_dask.errors import FormatError
-from sc_dask.io import h5chunks
-from sc_dask.io.h5ad import H5CSRSource, H5DenseSource
-from sc_dask.io.h5chunks import H5Array
-from sc_dask.io.store import Location
+from sc_dask.io.blobs import h5chunks
+from sc_dask.io.blobs.h5chunks import H5Array
+from sc_dask.io.blobs.store import Location
+from sc_dask.io.formats.h5ad import H5CSRSource, H5DenseSource
 
 RNG = np.random.default_rng(0)
 ARRAYS = {

@@ -17,8 +17,8 @@ import scipy.sparse as sp
 
 import sc_dask as sd
 from sc_dask.errors import InputError, ScDaskWarning, StoreError
-from sc_dask.io import keys
-from sc_dask.io.store import Location
+from sc_dask.io.blobs.store import Location
+from sc_dask.io.writing import keys
 
 BAD: dict[str, Callable[[ad.AnnData, str], Any]] = {
     "layers": lambda a, k: a.layers.__setitem__(k, a.X.copy()),

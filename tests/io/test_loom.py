@@ -12,8 +12,8 @@ import pytest
 import sc_dask as sd
 from sc_dask.array.blocks import RowBlocks
 from sc_dask.errors import FormatError
-from sc_dask.io import loom
-from sc_dask.io.store import Location
+from sc_dask.io.blobs.store import Location
+from sc_dask.io.formats import loom
 from sc_dask.outside.anndata import named_layers
 from tests.io.cases import dense
 

@@ -17,9 +17,9 @@ import scipy.sparse as sp
 
 import sc_dask as sd
 from sc_dask.errors import StoreError
-from sc_dask.io import commit
+from sc_dask.io.blobs.store import Location, exists
 from sc_dask.io.info import info
-from sc_dask.io.store import Location, exists
+from sc_dask.io.writing import commit
 
 ODD = ["a::b", "what?", "50%20#", "s*r", "[1]", " a:b ", "é漢😀", "-x", "~", "data:x", "a\nb"]
 

@@ -10,8 +10,8 @@ import pytest
 import zarr
 
 from sc_dask.errors import StoreError
-from sc_dask.io import shards
-from sc_dask.io.shards import DiffersError, decoded, encode, holds, key_of, put
+from sc_dask.io.writing import shards
+from sc_dask.io.writing.shards import DiffersError, decoded, encode, holds, key_of, put
 
 
 def array_of(

@@ -22,9 +22,9 @@ import scipy.sparse as sp
 import zarr
 
 from sc_dask.errors import FormatError, InputError, StoreError
-from sc_dask.io import store
+from sc_dask.io.blobs import store
+from sc_dask.io.blobs.store import Location
 from sc_dask.io.read import read
-from sc_dask.io.store import Location
 from sc_dask.outside.fsspec import reads_zip_behind_url
 from tests.io.cases import differences
 

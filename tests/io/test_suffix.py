@@ -17,8 +17,8 @@ from zarr.abc.store import RangeByteRequest, SuffixByteRequest
 from zarr.buffer import default_buffer_prototype
 
 import sc_dask as sd
-from sc_dask.io.fetch import Part, RemoteObjects
-from sc_dask.io.store import Location, zarr_store
+from sc_dask.io.blobs.fetch import Part, RemoteObjects
+from sc_dask.io.blobs.store import Location, zarr_store
 from sc_dask.outside.fsspec import takes_negative_start
 from sc_dask.outside.zarr import sync
 

@@ -16,8 +16,8 @@ import scipy.sparse as sp
 import sc_dask as sd
 from sc_dask.array.blocks import RowBlocks
 from sc_dask.errors import FormatError, InputError
-from sc_dask.io import tenx
-from sc_dask.io.store import Location
+from sc_dask.io.blobs.store import Location
+from sc_dask.io.formats import tenx
 from tests.io.cases import dense
 
 N_OBS, N_VARS = 7, 5

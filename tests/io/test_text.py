@@ -14,7 +14,7 @@ import scipy.sparse as sp
 
 import sc_dask as sd
 from sc_dask.errors import FormatError
-from sc_dask.io import spill, text
+from sc_dask.io.formats import spill, text
 from tests.io.cases import dense
 
 

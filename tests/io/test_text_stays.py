@@ -18,7 +18,7 @@ import scipy.sparse as sp
 
 import sc_dask as sd
 from sc_dask.errors import FormatError, InputError
-from sc_dask.io.columns import storable
+from sc_dask.io.writing.columns import storable
 
 BARCODES = ["00017", "00170", "017", "17", "1e5", "NA", "True"]
 X = np.arange(1, 22).reshape(7, 3)

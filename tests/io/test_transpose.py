@@ -13,8 +13,8 @@ import scipy.sparse as sp
 from sc_dask import log
 from sc_dask.array.source import METER, MemorySource
 from sc_dask.errors import StoreError
+from sc_dask.io.formats.transpose import SpilledSource, transpose
 from sc_dask.io.read import read
-from sc_dask.io.transpose import SpilledSource, transpose
 
 
 def columns_of(x: sp.csr_matrix) -> MemorySource:

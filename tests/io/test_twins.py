@@ -13,7 +13,7 @@ import zarr
 
 import sc_dask as sd
 from sc_dask import log
-from sc_dask.io import matrix
+from sc_dask.io.writing import matrix
 
 N_OBS, N_VARS = 300, 80
 

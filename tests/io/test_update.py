@@ -14,7 +14,7 @@ import zarr
 
 import sc_dask as sd
 from sc_dask.errors import InputError, StoreError
-from sc_dask.io import commit
+from sc_dask.io.writing import commit
 from tests.io.cases import dense
 
 

@@ -20,10 +20,10 @@ import zarr
 import sc_dask as sd
 from sc_dask.array.blocks import from_array, map_rows
 from sc_dask.errors import InputError, StoreError
-from sc_dask.io import commit, layout, matrix
-from sc_dask.io.counts import Counts, narrowest
-from sc_dask.io.layout import dense_layout, sparse_layout, verify_store
-from sc_dask.io.store import Location
+from sc_dask.io.blobs.store import Location
+from sc_dask.io.writing import commit, layout, matrix
+from sc_dask.io.writing.counts import Counts, narrowest
+from sc_dask.io.writing.layout import dense_layout, sparse_layout, verify_store
 from tests.io.cases import dense
 
 N_OBS, N_VARS = 300, 40

@@ -16,9 +16,9 @@ import zarr
 
 from sc_dask.array.source import METER
 from sc_dask.errors import FormatError, StoreError
+from sc_dask.io.blobs.store import Location, open_group
+from sc_dask.io.formats.zarr import ZarrArray, ZarrCSRSource, ZarrDenseSource
 from sc_dask.io.read import read
-from sc_dask.io.store import Location, open_group
-from sc_dask.io.zarr import ZarrArray, ZarrCSRSource, ZarrDenseSource
 
 N_OBS, N_VARS, CHUNK = 200, 50, 64
 COMMITTED = {"committed": True, "complete_chunks": True}

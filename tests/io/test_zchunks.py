@@ -21,10 +21,10 @@ from zarr.codecs import BloscCodec, GzipCodec, ZstdCodec
 
 from sc_dask.array.source import METER
 from sc_dask.errors import FormatError, StoreError
-from sc_dask.io import fetch, zchunks
-from sc_dask.io.fetch import LocalObjects, RemoteObjects, objects_at, together
-from sc_dask.io.store import Location
-from sc_dask.io.zchunks import Chunks
+from sc_dask.io.blobs import fetch, zchunks
+from sc_dask.io.blobs.fetch import LocalObjects, RemoteObjects, objects_at, together
+from sc_dask.io.blobs.store import Location
+from sc_dask.io.blobs.zchunks import Chunks
 
 N = 10_007
 VALUES = np.random.default_rng(0).integers(0, 900, N)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from sc_dask.errors import StoreError
-from sc_dask.io import store
+from sc_dask.io.blobs import store
 
 
 def test_zip_behind_url__older_versions_are_told(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ import scipy.sparse as sp
 
 from sc_dask import work
 from sc_dask.errors import StoreError
-from sc_dask.io.store import Location
+from sc_dask.io.blobs.store import Location
 from sc_dask.pipeline.manifest import Manifest, key_of, read_bytes, write_bytes
 from sc_dask.slots import Event
 from tests.laws.compare import leaves

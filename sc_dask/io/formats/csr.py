@@ -25,7 +25,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from sc_dask.errors import FormatError, StoreError
-from sc_dask.io.fetch import steps_of, together
+from sc_dask.io.blobs.fetch import steps_of, together
 from sc_dask.kernels.csr import canonical, values
 
 MAX_ABSENT = 1024

@@ -29,8 +29,8 @@ import zarr
 
 from sc_dask import work
 from sc_dask.errors import FormatError, InputError, StoreError, TakenOverError
-from sc_dask.io import layout as disk
-from sc_dask.io.store import ZARR_KEYS, Location, exists, open_group
+from sc_dask.io.blobs.store import ZARR_KEYS, Location, exists, open_group
+from sc_dask.io.writing import layout as disk
 
 _FIRST = r"\.zgroup|(zarr|\.zgroup|\.zattrs)\..*partial"  # what zarr writes first, and calls it until it is whole
 JOURNAL = "sc_dask_update"  # root attribute of a staging store whose elements are all whole

@@ -33,7 +33,7 @@ import zarr
 from zarr.codecs import Crc32cCodec, ZstdCodec
 
 from sc_dask.errors import StoreError
-from sc_dask.io.shards import Shuffle, inner_codecs, put, put_in_all
+from sc_dask.io.writing.shards import Shuffle, inner_codecs, put, put_in_all
 from sc_dask.outside.zarr import sync
 
 LAYOUT_VERSION = 1

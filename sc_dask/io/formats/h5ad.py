@@ -1,4 +1,4 @@
-"""AnnData's matrices in h5ad, read in place by `sc_dask.io.h5chunks`: any range of rows, from any number of threads."""
+"""AnnData's matrices in h5ad, read in place by `blobs.h5chunks`: any range of rows, from any number of threads."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from dask.base import tokenize
 
 from sc_dask.array.source import METER, Block, BlockSource
 from sc_dask.errors import FormatError
-from sc_dask.io.csr import StoredCSR, block_dtype
-from sc_dask.io.fetch import written_again
-from sc_dask.io.h5chunks import H5Array
-from sc_dask.io.sizes import matrix_bytes
-from sc_dask.io.store import Location, fingerprint
+from sc_dask.io.blobs.fetch import written_again
+from sc_dask.io.blobs.h5chunks import H5Array
+from sc_dask.io.blobs.sizes import matrix_bytes
+from sc_dask.io.blobs.store import Location, fingerprint
+from sc_dask.io.formats.csr import StoredCSR, block_dtype
 
 _OPENING = threading.RLock()
 

@@ -27,7 +27,7 @@ from fsspec.core import split_protocol, url_to_fs
 from zarr.abc.store import Store
 
 from sc_dask.errors import FormatError, InputError, StoreError
-from sc_dask.io.suffix import BucketStore
+from sc_dask.io.blobs.suffix import BucketStore
 from sc_dask.outside.fsspec import READS_ZIP_BEHIND_URL, reads_zip_behind_url
 
 HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"

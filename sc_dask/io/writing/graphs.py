@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from sc_dask.errors import StoreError
-from sc_dask.io.commit import remove
-from sc_dask.io.store import Location, exists
+from sc_dask.io.blobs.store import Location, exists
+from sc_dask.io.writing.commit import remove
 from sc_dask.work import WorkFolder
 
 PLACE = ".sc_dask"

@@ -1,6 +1,6 @@
 """Text: Matrix Market (``.mtx``), tables of cells by genes (``.csv``, ``.tsv``, ``.txt``) and umi_tools' long tables.
 
-A text file can only be read from its beginning, so it is streamed once into a spill (``io/spill.py``) whose row
+A text file can only be read from its beginning, so it is streamed once into a spill (``io/formats/spill.py``) whose row
 blocks can then be read in any order. Entries of a Matrix Market file come in any order (10x writes by cell, the
 standard by column); they are split into buckets of rows on local disk first, and each bucket is sorted in memory.
 
@@ -28,8 +28,8 @@ from anndata import AnnData
 
 from sc_dask.array.blocks import from_source
 from sc_dask.errors import FormatError
-from sc_dask.io.spill import Spill
-from sc_dask.io.store import Location, open_file
+from sc_dask.io.blobs.store import Location, open_file
+from sc_dask.io.formats.spill import Spill
 from sc_dask.outside.pandas import exact_floats
 from sc_dask.work import WorkFolder
 

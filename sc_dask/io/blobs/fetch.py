@@ -18,8 +18,8 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 
 from sc_dask.errors import FormatError, StoreError
-from sc_dask.io.buffers import BUFFERS
-from sc_dask.io.store import Location
+from sc_dask.io.blobs.buffers import BUFFERS
+from sc_dask.io.blobs.store import Location
 from sc_dask.outside.fsspec import takes_negative_start
 
 IN_FLIGHT = 64  # requests for one array at once

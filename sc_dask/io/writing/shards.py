@@ -19,7 +19,7 @@ from zarr.buffer.cpu import Buffer
 from zarr.codecs import BloscCodec, Crc32cCodec
 
 from sc_dask.errors import StoreError
-from sc_dask.io.buffers import BUFFERS
+from sc_dask.io.blobs.buffers import BUFFERS
 from sc_dask.outside.zarr import metadata_of, options_of, sync
 
 CLEVEL = 5

@@ -18,10 +18,10 @@ from anndata import AnnData
 from sc_dask.array.blocks import from_source
 from sc_dask.array.chunks import cut_row_pieces, default_block_bytes
 from sc_dask.errors import FormatError, InputError
-from sc_dask.io.h5ad import H5CSRSource
-from sc_dask.io.spill import Spill
-from sc_dask.io.store import Location, open_h5
-from sc_dask.io.text import open_stream, stream_mtx
+from sc_dask.io.blobs.store import Location, open_h5
+from sc_dask.io.formats.h5ad import H5CSRSource
+from sc_dask.io.formats.spill import Spill
+from sc_dask.io.formats.text import open_stream, stream_mtx
 
 GENE_EXPRESSION = "Gene Expression"
 _ROLES = {"matrix": ("matrix.mtx",), "genes": ("genes.tsv", "features.tsv"), "barcodes": ("barcodes.tsv",)}

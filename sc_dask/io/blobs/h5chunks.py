@@ -27,9 +27,9 @@ import numpy as np
 
 from sc_dask.array.source import METER
 from sc_dask.errors import FormatError, StoreError
-from sc_dask.io.buffers import BUFFERS
-from sc_dask.io.fetch import written_again
-from sc_dask.io.store import Location, open_h5, read_ranges
+from sc_dask.io.blobs.buffers import BUFFERS
+from sc_dask.io.blobs.fetch import written_again
+from sc_dask.io.blobs.store import Location, open_h5, read_ranges
 from sc_dask.kernels import lzf
 
 RUN_BYTES = 8 << 20  # neighbouring chunks are fetched together up to this

@@ -23,7 +23,7 @@ from anndata.io import read_elem
 from xarray import Dataset
 
 from sc_dask.errors import FormatError, InputError, ScDaskError, StoreError
-from sc_dask.io.store import Location, open_group, open_h5, quiet
+from sc_dask.io.blobs.store import Location, open_group, open_h5, quiet
 from sc_dask.slots import Column, lazy_variable
 
 MakeMatrix = Callable[[Any], Any]  # a stored element -> a lazy matrix

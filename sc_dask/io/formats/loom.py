@@ -22,10 +22,10 @@ from sc_dask.array.blocks import RowBlocks, from_source
 from sc_dask.array.chunks import cut_dense, default_block_bytes
 from sc_dask.array.source import METER, Block, BlockSource
 from sc_dask.errors import FormatError
-from sc_dask.io.csr import block_dtype
-from sc_dask.io.fetch import written_again
-from sc_dask.io.sizes import matrix_bytes
-from sc_dask.io.store import Location, fingerprint, open_h5
+from sc_dask.io.blobs.fetch import written_again
+from sc_dask.io.blobs.sizes import matrix_bytes
+from sc_dask.io.blobs.store import Location, fingerprint, open_h5
+from sc_dask.io.formats.csr import block_dtype
 from sc_dask.kernels.csr import canonical
 
 _LOCK = threading.Lock()  # h5py has one anyway

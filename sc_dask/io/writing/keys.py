@@ -17,14 +17,14 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from sc_dask.errors import InputError, ScDaskWarning
-from sc_dask.io.columns import storable, storable_column, storable_table
+from sc_dask.io.writing.columns import storable, storable_column, storable_table
 from sc_dask.outside.anndata import named_layers
 from sc_dask.tables import at_hand, columns, is_lazy, names
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
-    from sc_dask.io.store import Location
+    from sc_dask.io.blobs.store import Location
 
 _MAPPINGS = ("obsm", "varm", "obsp", "varp", "uns")
 MOST_BYTES = 255  # of a file's name, on the disks that are in use

@@ -24,11 +24,11 @@ from zarr.storage import WrapperStore
 
 from sc_dask.array.source import METER, Block, BlockSource
 from sc_dask.errors import FormatError, StoreError
-from sc_dask.io.csr import StoredCSR, block_dtype
-from sc_dask.io.fetch import Steps, objects_at, together, written_again
-from sc_dask.io.sizes import matrix_bytes
-from sc_dask.io.store import Location, Revision, fingerprint, zarr_store
-from sc_dask.io.zchunks import Chunks
+from sc_dask.io.blobs.fetch import Steps, objects_at, together, written_again
+from sc_dask.io.blobs.sizes import matrix_bytes
+from sc_dask.io.blobs.store import Location, Revision, fingerprint, zarr_store
+from sc_dask.io.blobs.zchunks import Chunks
+from sc_dask.io.formats.csr import StoredCSR, block_dtype
 
 MARK = "sc_dask"  # root attribute of the stores that we write
 _METADATA = ("zarr.json", ".zarray", ".zgroup", ".zattrs", ".zmetadata")

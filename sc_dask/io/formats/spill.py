@@ -16,8 +16,8 @@ import scipy.sparse as sp
 
 from sc_dask.array.source import METER, Block, BlockSource
 from sc_dask.errors import StoreError
-from sc_dask.io.counts import Counts, count_block, merged
-from sc_dask.io.store import Location
+from sc_dask.io.blobs.store import Location
+from sc_dask.io.writing.counts import Counts, count_block, merged
 from sc_dask.kernels.csr import canonical
 
 BLOCK_NNZ = 2 << 20  # small blocks are joined up to this

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from sc_dask.io.store import Location, open_group, open_h5, sniff
+from sc_dask.io.blobs.store import Location, open_group, open_h5, sniff
 
 
 def matrix_bytes(location: Location, path: str) -> int | None:

@@ -25,8 +25,8 @@ from numcodecs.abc import Codec
 from sc_dask import config, malloc
 from sc_dask.array.source import METER
 from sc_dask.errors import FormatError
-from sc_dask.io.buffers import BUFFERS
-from sc_dask.io.fetch import Answer, Objects, Part, Raw, Steps, together
+from sc_dask.io.blobs.buffers import BUFFERS
+from sc_dask.io.blobs.fetch import Answer, Objects, Part, Raw, Steps, together
 from sc_dask.outside.zarr import JSON, metadata_of, name_of, options_of
 
 T = TypeVar("T")

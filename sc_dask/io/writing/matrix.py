@@ -23,14 +23,14 @@ from sc_dask.array.expr import BlockArgs, Plan, read_block, run_steps
 from sc_dask.array.layer import ForeignSource, evaluate_block
 from sc_dask.array.source import Block, MemorySource
 from sc_dask.errors import ScDaskError, StoreError
-from sc_dask.io import layout as disk
-from sc_dask.io import spill
-from sc_dask.io.buffers import BUFFERS
-from sc_dask.io.commit import beside, claim, release
-from sc_dask.io.counts import Counts, Forecast, cast_exactly, count_block, counted, forecast, merged
-from sc_dask.io.layout import DenseLayout, SparseLayout
-from sc_dask.io.shards import Shuffle, decoded, shuffle_for
-from sc_dask.io.store import Location, open_group
+from sc_dask.io.blobs.buffers import BUFFERS
+from sc_dask.io.blobs.store import Location, open_group
+from sc_dask.io.formats import spill
+from sc_dask.io.writing import layout as disk
+from sc_dask.io.writing.commit import beside, claim, release
+from sc_dask.io.writing.counts import Counts, Forecast, cast_exactly, count_block, counted, forecast, merged
+from sc_dask.io.writing.layout import DenseLayout, SparseLayout
+from sc_dask.io.writing.shards import Shuffle, decoded, shuffle_for
 from sc_dask.price import MIB, Size
 
 # -- one shard is one task -----------------------------------------------------------------------
@@ -279,8 +279,8 @@ def write_matrix(
     encoding
         ``"csc_matrix"`` when ``x`` is the transpose of the matrix that is meant.
 
-    Passes: 1, and 1 more where `sc_dask.io.counts` has to count; a source that says ``read_once``, and a Dask graph
-    made elsewhere, are read once and spilled. Memory: a worker holds a shard and a block.
+    Passes: 1, and 1 more where `writing.counts` has to count; a source that says ``read_once``, and a Dask graph made
+    elsewhere, are read once and spilled. Memory: a worker holds a shard and a block.
     """
     wanted = _Wanted(path, shard_bytes, encoding, resume, check)
     how: dict[str, Any] = {"narrow": narrow, "fractions": np.dtype(fractions or x.dtype)}

@@ -1,0 +1,1 @@
+"""Bytes of files: where they are, how they are fetched and decoded."""

@@ -1,0 +1,1 @@
+"""How a store is written: names, columns, layout, shards, and one moment in which it is whole."""
