@@ -96,6 +96,7 @@ SLOTS: tuple[Slot, ...] = (
     Slot("X", "", "n_obs x n_vars", "float32", "pp.sqrt", "square root of X"),
     Slot("X", "", "n_obs x n_vars", "number", "pp.downsample_counts", "some of the counts, in their own type"),
     Slot("X", "", "n_obs x n_vars", "float32", "pp.combat", "values without batch effects"),
+    Slot("obs", "{}", "n_obs", "category", "pp.combat", "the batches, if their column was text"),
     Slot("obs", "{}", "n_obs", "float", "pp.normalize_total", "the sum before, under key_added"),
     Slot("layers", "sc_dask_counts", "n_obs x n_vars", "number", "pipeline", "the counts, lazy, while a run is on"),
     Slot("layers", "counts", "n_obs x n_vars", "number", "pipeline", "the counts beside normalised X"),
@@ -208,6 +209,7 @@ SLOTS: tuple[Slot, ...] = (
     Slot(
         "uns", "{}", "", "dict", "tl.rank_genes_groups", "names, scores, pvals, pvals_adj, logfoldchanges, pts, params"
     ),
+    Slot("obs", "{}", "n_obs", "category", "tl.rank_genes_groups", "the groups, if their column was text"),
     Slot("uns", "{}", "", "dict", "tl.filter_rank_genes_groups", "the same, with empty names of genes taken out"),
     Slot("uns", "{}", "", "DataFrame", "tl.marker_gene_overlap", "cell types x groups"),
 )

@@ -13,6 +13,7 @@ from sc_dask.get.columns import (
     obs_df,
     rank_genes_groups_df,
     stored,
+    text_as_category,
     var_mask,
 )
 from sc_dask.get.graphs import distances, embedding, embedding_rows, graph, landmark_graph
@@ -35,5 +36,6 @@ __all__ = [
     "obs_df",
     "rank_genes_groups_df",
     "stored",
+    "text_as_category",
     "var_mask",
 ]

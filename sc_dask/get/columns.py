@@ -12,7 +12,7 @@ import scipy.sparse as sp
 
 from sc_dask import slots
 from sc_dask.array.blocks import RowBlocks, collect_rows, from_array
-from sc_dask.array.engine import run
+from sc_dask.array.engine import batch, run
 from sc_dask.errors import InputError, MissingKeyError
 from sc_dask.groups import Groups, Name, of_column
 from sc_dask.kernels.csr import to_dense
@@ -136,6 +136,18 @@ def groups(adata: AnnData, key: str, *, axis: str = "obs", **choices: Any) -> Gr
     """Return the groups of a column of obs or var; `sc_dask.groups.of_column` tells the rules and the choices."""
     table = adata.obs if axis == "obs" else adata.var
     return of_column(column(adata, key, axis=axis), Name(key, axis, slots.is_lazy(table)), **choices)
+
+
+def text_as_category(adata: AnnData, key: str) -> dict[tuple[str, str], pd.Categorical]:
+    """Return a column of obs that holds text as the category that scanpy makes of it, to be written; else nothing.
+
+    Not of a lazy obs, whose columns stay in the store, nor in a batch, where another call may read the column.
+    """
+    values = adata.obs[key] if not slots.is_lazy(adata.obs) else None
+    if values is None or batch.participant() is not None or pd.api.types.infer_dtype(values, skipna=True) != "string":
+        return {}
+    found = groups(adata, key, missing="drop", order="natural", max_groups=None)
+    return {("obs", key): found.categorical()} if len(found) < len(values) else {}
 
 
 def batches(adata: AnnData, batch_key: str | None) -> tuple[np.ndarray | None, list[Any]]:

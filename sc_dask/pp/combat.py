@@ -51,7 +51,7 @@ def combat(
     Writes
     ------
     X (float32; float64 stays), dense, lazy if it was lazy: then its blocks are made when they are needed, and of the
-    genes that are needed.
+    genes that are needed. obs ``key`` becomes a category if it was text.
 
     Passes: 1. Memory: 24 bytes (and 8 for each covariate) per gene, batch and thread; an X in memory becomes dense.
 
@@ -82,7 +82,7 @@ def combat(
     out = get.as_stored(x, stored)
     if not inplace:
         return out
-    slots.write(adata, {("X", ""): out}, writer="pp.combat")
+    slots.write(adata, {("X", ""): out, **get.text_as_category(adata, key)}, writer="pp.combat")
     return None
 
 

@@ -108,7 +108,8 @@ def rank_genes_groups(
     ------
     uns ``rank_genes_groups``: records ``names``, ``scores``, ``logfoldchanges`` (float32), ``pvals``, ``pvals_adj``
     with a field per group (``logreg``: names and scores); ``params``; tables ``pts`` and ``pts_rest``. Fold changes
-    are NaN where a mean that is negative has none (scaled data), as scanpy has it.
+    are NaN where a mean that is negative has none (scaled data), as scanpy has it. obs ``groupby``, if it was text,
+    becomes a category.
 
     Passes: 1 for any number of groups (``logreg``: as above); for ``wilcoxon`` 0 once its gene-major copy is made
     (`sc_dask.array.gene_major`: about 1 byte of disk a non-zero of counts, in the option ``work-dir``, where a killed
@@ -162,7 +163,8 @@ def rank_genes_groups(
     result = {"params": params} | _records(found, [names[g] for g in found.groups], genes, n_genes, rankby_abs)
     if pts:
         result |= _shares(found, names, genes, ref)
-    slots.write(adata, {("uns", key_added or "rank_genes_groups"): result}, writer="tl.rank_genes_groups")
+    writes = {("uns", key_added or "rank_genes_groups"): result, **get.text_as_category(adata, groupby)}
+    slots.write(adata, writes, writer="tl.rank_genes_groups")
     return adata if copy else None
 
 

@@ -228,3 +228,25 @@ def test_rank__wilcoxon_of_scaled_data_and_a_constant_gene(kind: type) -> None:
             for c in ("scores", "pvals", "pvals_adj"):
                 np.testing.assert_allclose(ours[c], theirs.loc[ours.index, c], rtol=1e-6, atol=1e-7)
             assert ours.loc["gene3", "pvals"] == 1
+
+
+def test_rank__a_column_of_text_becomes_scanpys_category() -> None:
+    import scanpy as sc
+
+    adata, expected = logged(), logged()
+    names = [f"c{i % 11}" for i in range(N_OBS)]
+    for a in (adata, expected):
+        a.obs["cluster"] = pd.Series(names, a.obs_names, dtype=object)
+        a.obs["name"] = [f"n{i}" for i in range(N_OBS)]
+    sd.tl.rank_genes_groups(adata, "cluster")
+    sc.tl.rank_genes_groups(expected, "cluster", use_raw=False)
+    assert adata.obs["cluster"].dtype == expected.obs["cluster"].dtype == pd.CategoricalDtype(sorted_naturally(names))
+    assert adata.obs["cluster"].tolist() == names
+    sd.pp.combat(adata, "cluster")
+    with sd.batch() as together:
+        together.tl.rank_genes_groups(adata, "cluster")
+        together.get.aggregate(adata, by="cluster", func="mean")
+
+
+def sorted_naturally(names: list[str]) -> list[str]:
+    return sorted(set(names), key=lambda n: int(n[1:]))

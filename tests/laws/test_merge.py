@@ -16,22 +16,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import sc_dask.array
-from sc_dask.array import (
-    aggregate,
-    combat,
-    components,
-    genes,
-    gram,
-    hvg,
-    krylov,
-    logistic,
-    normalize,
-    pearson,
-    qc,
-    regress_out,
-    score,
-)
+from sc_dask.array import aggregate, combat, hvg, logistic, normalize, pearson, qc, regress_out, score
 from sc_dask.array.blocks import Reduction
+from sc_dask.array.gene_major import genes
+from sc_dask.array.pca import components, gram, krylov
 from sc_dask.kernels.regress_out import correct
 from sc_dask.testing import count_matrices, row_bounds
 
@@ -64,6 +52,7 @@ def basis(x: Any) -> np.ndarray:
 
 
 MERGES = {
+    "qc.POSITIVE_CELLS": Merge(qc.POSITIVE_CELLS),
     "qc.GENES": Merge(qc.GENES),
     "qc.CELLS_AND_GENES": Merge(
         qc.CELLS_AND_GENES,
@@ -142,9 +131,9 @@ def assert_same(a: Any, b: Any) -> None:
 
 def test_merge__knows_every_reduction() -> None:
     found = {
-        f"{module.name}.{name}"
-        for module in pkgutil.iter_modules(sc_dask.array.__path__)
-        for name, value in vars(import_module(f"sc_dask.array.{module.name}")).items()
+        f"{module.name.split('.')[-1]}.{name}"
+        for module in pkgutil.walk_packages(sc_dask.array.__path__, "sc_dask.array.")
+        for name, value in vars(import_module(module.name)).items()
         if isinstance(value, Reduction)
     }
     assert found == set(MERGES) | SEQUENTIAL
