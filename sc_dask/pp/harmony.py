@@ -12,6 +12,7 @@ from sc_dask.array.engine import run
 from sc_dask.errors import InputError, MissingKeyError
 from sc_dask.graph import harmony as engine
 from sc_dask.graph.knn.neighbors import check_finite
+from sc_dask.names import check_new
 from sc_dask.price import Price, Size, priced
 
 if TYPE_CHECKING:
@@ -97,6 +98,7 @@ def harmony_integrate(
     >>> adata.obsm["X_pca_harmony"].shape
     (200, 10)
     """
+    check_new(adjusted_basis=adjusted_basis)
     names = [key] if isinstance(key, str) else list(key)
     if not names or len(set(names)) < len(names):
         raise InputError(f"found key={key!r}", "a column of obs, or several different ones")

@@ -16,6 +16,7 @@ from sc_dask.graph import connectivities
 from sc_dask.graph.knn.neighbors import EXACT_BELOW, EXACT_BELOW_OTHERWISE, IVF_METRICS, KNN
 from sc_dask.graph.knn.neighbors import knn as search
 from sc_dask.graph.sharded.landmarks import LandmarkGraph
+from sc_dask.names import check_new
 from sc_dask.pp import landmarks as choice
 from sc_dask.price import MIB, Price, Size, priced
 
@@ -127,6 +128,7 @@ def neighbors(
     >>> adata.obsp["distances"].nnz, adata.uns["neighbors"]["params"]["recall"]
     (240, 1.0)
     """
+    check_new(key_added=key_added)
     if not knn:
         raise InputError("found knn=False", "knn=True: a graph without a cut-off does not scale", "raise n_neighbors")
     if method not in connectivities.METHODS:

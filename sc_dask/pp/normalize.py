@@ -12,6 +12,7 @@ from sc_dask.array import normalize as lazy
 from sc_dask.array.expr import RowVector
 from sc_dask.errors import CountsWarning, InputError
 from sc_dask.log import logger
+from sc_dask.names import check_new
 from sc_dask.price import Price, Size, priced
 
 if TYPE_CHECKING:
@@ -96,6 +97,7 @@ def normalize_total(
     >>> float(adata.X[:5].compute().sum(axis=1)[0, 0].round())
     10000.0
     """
+    check_new(key_added=key_added)
     if copy and not inplace:
         raise InputError("copy=True with inplace=False", "one of them")
     if not 0 <= max_fraction <= 1:

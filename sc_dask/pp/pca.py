@@ -9,6 +9,7 @@ import numpy as np
 from sc_dask import config, get, slots
 from sc_dask.array.pca import solvers
 from sc_dask.errors import InputError, MemoryBudgetError
+from sc_dask.names import check_new
 from sc_dask.price import Price, Size, priced, readable
 
 if TYPE_CHECKING:
@@ -127,6 +128,7 @@ def pca(
     >>> adata.obsm["X_pca"].shape
     (200, 10)
     """
+    check_new(key_added=key_added)
     _solver(svd_solver, chunked, chunk_size, zero_center, data.n_vars)
     adata = data.copy() if copy else data
     if isinstance(mask_var, _Unset):

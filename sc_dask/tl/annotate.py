@@ -20,6 +20,7 @@ from sc_dask.groups import Name, of_column
 from sc_dask.io.model import AnnotationModel, read_model
 from sc_dask.kernels.annotate import Linear, assign
 from sc_dask.kernels.csr import col_lookup
+from sc_dask.names import check_new
 from sc_dask.price import Price, Size, priced
 from sc_dask.tl.genes import matched
 from sc_dask.tl.vote import resolution_for, voted
@@ -116,6 +117,7 @@ def annotate(
     >>> adata.obs["predicted_labels"].tolist()
     ['a', 'b']
     """
+    check_new(key_added=key_added)
     _check(majority_voting, over_clustering, mode, p_thres, min_prop, keep)
     model = model if isinstance(model, AnnotationModel) else read_model(model)
     small = _given(adata, over_clustering) if over_clustering is not None else None

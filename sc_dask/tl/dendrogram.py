@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from sc_dask import get, slots
 from sc_dask.array.hvg import group_moments
 from sc_dask.errors import InputError, MissingKeyError
+from sc_dask.names import check_new
 from sc_dask.price import Price, Size, priced
 
 if TYPE_CHECKING:
@@ -103,6 +104,9 @@ def dendrogram(
     if var_names is None and use_raw:
         raise InputError("found use_raw=True without var_names", "genes", "var_names=list(adata.raw.var_names)")
     keys = [groupby] if isinstance(groupby, str) else list(groupby)
+    key = key_added or f"dendrogram_{'_'.join(keys)}"
+    if inplace:
+        check_new(key_added=key)
     names, codes = _groups(adata, keys, by_product=var_names is not None)
     if var_names is not None:
         means = _of_genes(adata, var_names, use_raw, codes, len(names))
@@ -119,7 +123,7 @@ def dendrogram(
     }
     if not inplace:
         return result
-    slots.write(adata, {("uns", key_added or f"dendrogram_{'_'.join(keys)}"): result}, writer="tl.dendrogram")
+    slots.write(adata, {("uns", key): result}, writer="tl.dendrogram")
     return None
 
 

@@ -13,6 +13,7 @@ from sc_dask import get, slots
 from sc_dask.array.engine import run
 from sc_dask.errors import InputError, MissingKeyError
 from sc_dask.graph import density
+from sc_dask.names import check_new
 from sc_dask.price import MIB, Price, Size, priced
 
 if TYPE_CHECKING:
@@ -80,6 +81,8 @@ def embedding_density(
     [0.0, 1.0]
     """
     basis = "draw_graph_fa" if basis.lower() == "fa" else basis.lower()
+    key = key_added or (f"{basis}_density" if groupby is None else f"{basis}_density_{groupby}")
+    check_new(key_added=key)
     numbers = _numbers(components)
     points = _points(adata, basis, numbers)
     if groupby is None:
@@ -90,7 +93,6 @@ def embedding_density(
         for code, name in enumerate(cells.names):
             own = cells.codes == code
             values[own] = run.call(_of_group, points[own], name)
-    key = key_added or (f"{basis}_density" if groupby is None else f"{basis}_density_{groupby}")
     params = {"covariate": groupby, "components": numbers}
     slots.write(adata, {("obs", key): values, ("uns", f"{key}_params"): params}, writer="tl.embedding_density")
 

@@ -13,6 +13,7 @@ from sc_dask import get, slots
 from sc_dask.array.engine import run
 from sc_dask.errors import InputError, ScDaskWarning
 from sc_dask.graph import force
+from sc_dask.names import check_new
 from sc_dask.price import Price, Size, priced
 from sc_dask.tl import partitions
 from sc_dask.tl.paga import first_coordinates
@@ -100,6 +101,7 @@ def draw_graph(
     >>> adata.obsm["X_draw_graph_fr"].shape
     (60, 2)
     """
+    check_new(key_added_ext=key_added_ext)
     if layout not in force.LAYOUTS:
         raise InputError(f"found layout={layout!r}", "one of " + ", ".join(force.LAYOUTS))
     _check(layout, init_pos, root, n_jobs, adata.n_obs)

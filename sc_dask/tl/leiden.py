@@ -12,6 +12,7 @@ from sc_dask.array.engine import run
 from sc_dask.errors import InputError
 from sc_dask.graph import cluster
 from sc_dask.graph.sharded.landmarks import clusters
+from sc_dask.names import check_new
 from sc_dask.price import Price, Size, priced
 from sc_dask.tl import partitions
 
@@ -113,6 +114,7 @@ def leiden(
     >>> adata.obs["leiden"].value_counts().to_dict()
     {'0': 30, '1': 30}
     """
+    check_new(key_added=key_added)
     several, resolutions = partitions.checked_resolutions(resolution)
     landmark_graph = get.landmark_graph(adata, neighbors_key) if adjacency is None and obsp is None else None
     keep = None if restrict_to is None else partitions.restricted(adata, *restrict_to)

@@ -10,6 +10,7 @@ import scipy.sparse as sp
 from sc_dask import slots
 from sc_dask.array.engine import run
 from sc_dask.graph import cluster
+from sc_dask.names import check_new
 from sc_dask.price import Price, Size, priced
 from sc_dask.tl import partitions
 
@@ -93,6 +94,7 @@ def louvain(
     >>> adata.obs["louvain"].value_counts().to_dict()
     {'0': 30, '1': 30}
     """
+    check_new(key_added=key_added)
     weights = partitions.chosen_graph(adata, adjacency, neighbors_key, obsp)
     keep = None if restrict_to is None else partitions.restricted(adata, *restrict_to)
     several, resolutions = partitions.checked_resolutions(resolution)

@@ -13,6 +13,7 @@ from sc_dask import get, slots
 from sc_dask.array.hvg import group_moments
 from sc_dask.errors import InputError, MissingKeyError, ScDaskWarning
 from sc_dask.kernels.rank import fold_changes
+from sc_dask.names import check_new
 from sc_dask.price import Price, Size, priced
 
 if TYPE_CHECKING:
@@ -93,6 +94,7 @@ def filter_rank_genes_groups(
     >>> sd.tl.filter_rank_genes_groups(adata, min_fold_change=0.5, max_out_group_fraction=1)
     >>> markers = sd.get.rank_genes_groups_df(adata, key="rank_genes_groups_filtered")
     """
+    check_new(key_added=key_added)
     result = _result(adata, "rank_genes_groups" if key is None else key)
     params = result["params"]
     groupby = str(params["groupby"]) if groupby is None else groupby
@@ -226,6 +228,7 @@ def marker_gene_overlap(
     >>> sd.tl.marker_gene_overlap(adata, {"mine": adata.var_names[:5]}, top_n_markers=50).to_numpy().tolist()
     [[5.0, 5.0, 5.0]]
     """
+    check_new(key_added=key_added)
     result = _result(adata, key)
     _check_overlap(result, method, normalize, top_n_markers, adj_pval_threshold)
     if isinstance(reference_markers, str) or any(isinstance(v, str) for v in dict(reference_markers).values()):

@@ -16,6 +16,7 @@ from sc_dask.array.hvg import group_moments
 from sc_dask.errors import InputError, MissingKeyError
 from sc_dask.kernels.rank import RankResult, t_test
 from sc_dask.kernels.wilcoxon import gene_ranks, wilcoxon
+from sc_dask.names import check_new
 from sc_dask.price import MIB, Price, Size, priced
 
 if TYPE_CHECKING:
@@ -133,6 +134,7 @@ def rank_genes_groups(
     >>> sd.get.rank_genes_groups_df(adata).shape
     (30, 6)
     """
+    check_new(key_added=key_added)
     if layer is not None and use_raw:
         raise InputError("both use_raw=True and a layer were given", "one of them")
     use_raw = (adata.raw is not None and layer is None) if use_raw is None else use_raw

@@ -15,6 +15,7 @@ from sc_dask.array.score import gene_means, scores
 from sc_dask.errors import InputError, MissingKeyError, ScDaskWarning
 from sc_dask.kernels.score import control_genes
 from sc_dask.log import logger
+from sc_dask.names import check_new
 from sc_dask.price import Price, Size, priced
 
 if TYPE_CHECKING:
@@ -117,6 +118,7 @@ def score_genes(
         sets = {f"{key}_{score_name}": genes for key, genes in gene_list.items()}
     else:
         sets = {score_name: gene_list}
+    check_new(score_name=list(sets))
     options = _Options(ctrl_as_ref, ctrl_size, gene_pool, n_bins, random_state, use_raw, layer)
     adata = adata.copy() if copy else adata
     found = _scores(adata, sets, options)

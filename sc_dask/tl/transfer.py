@@ -13,6 +13,7 @@ from sc_dask import config, get, slots
 from sc_dask.array.engine import run
 from sc_dask.errors import InputError
 from sc_dask.graph import transfer
+from sc_dask.names import check_new
 from sc_dask.price import Price, Size, priced
 
 if TYPE_CHECKING:
@@ -105,6 +106,7 @@ def transfer_labels(
     >>> new.obs["kind"].tolist(), new.obs["kind_uncertainty"].tolist()
     (['b'], [0.0])
     """
+    check_new(key_added=key_added)
     columns = [obs] if isinstance(obs, str) else list(obs)
     keys = columns if key_added is None else [key_added] if isinstance(key_added, str) else list(key_added)
     _check(columns, keys, weights, threshold, min_recall)

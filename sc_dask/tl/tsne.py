@@ -9,6 +9,7 @@ from sc_dask import config, get, slots
 from sc_dask.array.engine import run
 from sc_dask.errors import InputError, ScDaskWarning
 from sc_dask.graph import tsne as embedding
+from sc_dask.names import check_new
 from sc_dask.price import Price, Size, priced
 
 if TYPE_CHECKING:
@@ -95,6 +96,7 @@ def tsne(
     >>> adata.obsm["X_tsne"].shape
     (60, 2)
     """
+    check_new(key_added=key_added)
     if n_components not in (1, 2, 3):
         raise InputError(f"found n_components={n_components}", "1, 2 or 3 dimensions", "use n_components=2")
     if use_fast_tsne:

@@ -12,6 +12,7 @@ from sc_dask.array.engine import run
 from sc_dask.errors import InputError, ScDaskWarning
 from sc_dask.graph import layout
 from sc_dask.log import rounds
+from sc_dask.names import check_new
 from sc_dask.price import MIB, Price, Size, priced
 from sc_dask.tl.paga import first_coordinates
 
@@ -113,6 +114,7 @@ def umap(
     >>> adata.obsm["X_umap"].shape
     (60, 2)
     """
+    check_new(key_added=key_added)
     if method not in layout.METHODS:
         raise InputError(f"found method={method!r}", "one of " + ", ".join(layout.METHODS))
     landmark_graph = get.landmark_graph(adata, neighbors_key)
