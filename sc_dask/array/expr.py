@@ -318,6 +318,14 @@ class Expr:
         """Rows that stand behind, picked or not: what a whole pass reads."""
         return self.source.n_source_rows
 
+    def most_values(self) -> int:
+        """Return how many values there can be at most, stored ones of a sparse matrix; nothing is read."""
+        per_row = self.source.row_nnz() if self.source.is_sparse and self.is_sparse else None
+        repeats = any(isinstance(s, ColumnSelection) and s.const["lookup"] is None for s in self.steps)
+        if per_row is None or repeats:
+            return self.shape[0] * self.shape[1]
+        return int((per_row if self.rows is None else per_row[self.rows]).sum())
+
     def token(self) -> str:
         """A digest of all that decides the values, and of where the rows are cut."""
         return tokenize(self.source.token, self.bounds, self.rows, [s.name for s in self.steps])

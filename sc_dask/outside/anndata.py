@@ -11,6 +11,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import dask.array as da
+import numpy as np
 
 from sc_dask.outside.dask import plain
 
@@ -66,19 +67,36 @@ def keep_class_in_views(lazy: type) -> None:
 def write_lazy(lazy: type) -> None:
     """Let ``AnnData.write_h5ad`` and ``write_zarr`` write a lazy X of ours, as they write Dask arrays.
 
-    anndata chooses a writer by the exact class, and by then has emptied the target; both are private in anndata.
+    anndata chooses a writer by the exact class, and by then has emptied the target; both are private in anndata. Of a
+    sparse Dask array it writes all indices as int64; here they are int32 where the stored values (`Expr.most_values`)
+    and the columns can be counted so, as in every other matrix of AnnData.
     """
     import h5py
     import zarr
     from anndata._io.specs.registry import _REGISTRY, IOSpec
+    from anndata.io import sparse_dataset
     from scipy import sparse
 
-    def as_dask_array(f: Any, k: str, elem: Any, *, _writer: Any, dataset_kwargs: Any = _NOTHING) -> None:
+    def as_array(f: Any, k: str, elem: Any, *, _writer: Any, dataset_kwargs: Any = _NOTHING) -> None:
         _writer.write_elem(f, k, plain(elem), dataset_kwargs=dataset_kwargs)
 
+    def as_csr(f: Any, k: str, elem: Any, *, _writer: Any, dataset_kwargs: Any = _NOTHING) -> None:
+        narrow = max(elem.expression.most_values(), elem.shape[1]) <= np.iinfo(np.int32).max
+        blocks = plain(elem).blocks
+
+        def block(i: int) -> Any:
+            x = sparse.csr_matrix(blocks[i].compute())
+            x.indices, x.indptr = (a.astype(np.int32 if narrow else np.int64) for a in (x.indices, x.indptr))
+            return x
+
+        _writer.write_elem(f, k, block(0), dataset_kwargs=dataset_kwargs)
+        stored = sparse_dataset(f[k])
+        for i in range(1, elem.numblocks[0]):
+            stored.append(block(i))
+
     for group in (h5py.Group, zarr.Group):
-        _REGISTRY.register_write(group, (lazy, sparse.csr_matrix), IOSpec("csr_matrix", "0.1.0"))(as_dask_array)
-        _REGISTRY.register_write(group, lazy, IOSpec("array", "0.2.0"))(as_dask_array)
+        _REGISTRY.register_write(group, (lazy, sparse.csr_matrix), IOSpec("csr_matrix", "0.1.0"))(as_csr)
+        _REGISTRY.register_write(group, lazy, IOSpec("array", "0.2.0"))(as_array)
 
 
 def write_whole(replace: Callable[[str, Path], AbstractContextManager[Path | None]]) -> None:
