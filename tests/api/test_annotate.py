@@ -219,7 +219,7 @@ def test_train__two_labels_and_cells_without_one() -> None:
     ("options", "error", "message"),
     [
         ({"labels": "nope"}, MissingKeyError, "no column 'nope'"),
-        ({"labels": "same"}, InputError, "obs.'same'. has 1 labels; expected two or more"),
+        ({"labels": "same"}, InputError, "obs.'same'. has 1 group.*; expected at least 2"),
         ({"method": "svm"}, InputError, "method='svm'"),
         ({"method": "sgd", "C": 3}, InputError, "C or max_iter with method='sgd'"),
         ({"epochs": 0}, InputError, "epochs=0"),
