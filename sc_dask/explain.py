@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from sc_dask.array.blocks import RowBlocks
 
 MODULES = ("pp", "tl")
+_MARGIN = 1.06
 _READING, _COMPILING = 45 * MIB, 130 * MIB  # code of a pass; of kernels that are compiled for the first time
 
 
@@ -141,7 +142,8 @@ def explain(adata: AnnData, function: str, /, **arguments: Any) -> Explanation:
     price = price_of(called, size, **given)
     n_blocks = max(1, -(-size.decoded // max(1, size.block)))
     tasks = price.passes * (2 * len(segments.cut(n_blocks)) - 1)
-    memory = price.memory + (_READING if price.passes else 0) + (0 if are_compiled() else _COMPILING)
+    code = price.code + (_READING if price.passes else 0) + (0 if are_compiled() else _COMPILING)
+    memory = int(_MARGIN * price.memory) + code
     writes = tuple(dict.fromkeys(_named(s.attr, s.key) for s in slots.of(name)))
     return Explanation(
         function=name,

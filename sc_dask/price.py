@@ -131,11 +131,15 @@ class Price:
         Bytes at the peak, above what the process holds before the call.
     kept
         Bytes of these that stay after the call: its results.
+    code
+        Bytes of libraries and compiled code that the first such call of a process loads, beside ``memory``. A run
+        counts them once, as what its process holds.
     """
 
     passes: int = 0
     memory: int = 0
     kept: int = 0
+    code: int = 0
 
 
 Pricing = Callable[..., Price]

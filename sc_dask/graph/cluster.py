@@ -41,8 +41,10 @@ Find = Callable[[float | None], Any]  # resolution -> a community for every node
 
 
 def memory(flavor: str, n_edges: int) -> int:
-    """Return the bytes that clustering takes: of a neighbour 12, or 213 as an edge of igraph or leidenalg."""
-    return 8 * MIB + 12 * n_edges if flavor == "sc_dask" else 40 * MIB + 213 * n_edges
+    """Return the bytes that clustering takes, most of them for edges as igraph and leidenalg keep them."""
+    if flavor == "sc_dask":
+        return 8 * MIB + 12 * n_edges
+    return 40 * MIB + (280 if flavor == "leidenalg" else 213) * n_edges
 
 
 def leiden(adjacency: sp.csr_matrix, *, resolution: float | None = 1.0, **options: Any) -> Partition:

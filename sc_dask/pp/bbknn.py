@@ -12,7 +12,7 @@ from sc_dask.errors import InputError
 from sc_dask.graph import bbknn as engine
 from sc_dask.graph import connectivities
 from sc_dask.graph.knn.neighbors import IVF_METRICS
-from sc_dask.price import Price, Size, priced
+from sc_dask.price import MIB, Price, Size, priced
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 def _price(size: Size, *, batch_key: str, neighbors_within_batch: int, **_: Any) -> Price:
     edges = size.n_obs * neighbors_within_batch * size.levels(batch_key)
-    return Price(0, 2 * size.rep + 80 * edges, 24 * edges)
+    return Price(0, 3 * size.rep + 80 * edges, 24 * edges, 75 * MIB)
 
 
 @priced(_price)

@@ -13,7 +13,7 @@ from sc_dask.errors import InputError, MissingKeyError
 from sc_dask.graph import harmony as engine
 from sc_dask.graph.knn.neighbors import check_finite
 from sc_dask.names import check_new
-from sc_dask.price import Price, Size, priced
+from sc_dask.price import MIB, Price, Size, priced
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -36,7 +36,7 @@ _CELLS_A_CLUSTER, _MOST_CLUSTERS = 30, 100
 
 
 def _price(size: Size, **_: Any) -> Price:
-    return Price(0, 6 * size.rep + 4 * 100 * size.n_obs, size.rep)
+    return Price(0, 6 * size.rep + 4 * 100 * size.n_obs, size.rep, 40 * MIB)
 
 
 @priced(_price)

@@ -30,7 +30,13 @@ def _price(
     n_prin_comps: int,
     **_: Any,
 ) -> Price:
-    return Price(1 if adata_sim is not None else 4, 0)
+    n_batches = size.levels(batch_key)
+    cells = -(-size.n_obs // n_batches)
+    all_cells = cells * (1 + sim_doublet_ratio)  # and doublets, of a batch
+    neighbours = cells**0.5 / 2 * (1 + sim_doublet_ratio)
+    values = 32 * size.n_values // n_batches
+    graph = int(all_cells * (8 * n_prin_comps + 16 * neighbours))
+    return Price(1 if adata_sim is not None else 4, int(1.5 * size.blocks) + values + graph, 17 * size.n_obs)
 
 
 @priced(_price)

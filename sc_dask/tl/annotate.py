@@ -34,7 +34,7 @@ _KEPT = ("decisions", "probabilities")
 
 
 def _price(size: Size, **_: Any) -> Price:
-    return Price(1, int(1.5 * size.blocks) + 12 * size.n_obs)
+    return Price(1, int(3 * size.blocks) + 12 * size.n_obs)
 
 
 @priced(_price)

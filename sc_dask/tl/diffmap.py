@@ -11,14 +11,14 @@ from sc_dask import get, slots
 from sc_dask.array.engine import run
 from sc_dask.errors import InputError
 from sc_dask.graph import diffusion
-from sc_dask.price import Price, Size, priced
+from sc_dask.price import MIB, Price, Size, priced
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
 
 def _price(size: Size, *, n_comps: int, **_: Any) -> Price:
-    return Price(0, 20 * size.n_edges + 8 * (2 * n_comps + 1) * size.n_obs, 4 * n_comps * size.n_obs)
+    return Price(0, 20 * size.n_edges + 8 * (2 * n_comps + 1) * size.n_obs, 4 * n_comps * size.n_obs, 90 * MIB)
 
 
 @priced(_price)

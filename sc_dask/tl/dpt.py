@@ -13,7 +13,7 @@ from sc_dask.array.engine import run
 from sc_dask.errors import InputError, MissingKeyError, ScDaskWarning
 from sc_dask.graph import diffusion
 from sc_dask.graph.branching import Branches, branches
-from sc_dask.price import Price, Size, priced
+from sc_dask.price import MIB, Price, Size, priced
 from sc_dask.tl.diffmap import components, spectrum
 
 if TYPE_CHECKING:
@@ -23,7 +23,9 @@ _DEFAULT_COMPS = 15  # of tl.diffmap
 
 
 def _price(size: Size, *, n_dcs: int, n_branchings: int, **_: Any) -> Price:
-    return Price(0, 4 * n_dcs * size.n_obs + 60 * min(1, n_branchings) * size.n_obs + 16 * size.n_obs, 8 * size.n_obs)
+    return Price(
+        0, 4 * n_dcs * size.n_obs + 60 * min(1, n_branchings) * size.n_obs + 16 * size.n_obs, 8 * size.n_obs, 35 * MIB
+    )
 
 
 @priced(_price)

@@ -14,7 +14,7 @@ from sc_dask.array.engine import run
 from sc_dask.errors import InputError, ScDaskWarning
 from sc_dask.graph import force
 from sc_dask.names import check_new
-from sc_dask.price import Price, Size, priced
+from sc_dask.price import MIB, Price, Size, priced
 from sc_dask.tl import partitions
 from sc_dask.tl.paga import first_coordinates
 
@@ -22,9 +22,13 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
 
+_DRL = 620 * MIB  # the grid of igraph's drl, for any number of cells
+
+
 def _price(size: Size, *, layout: str, **_: Any) -> Price:
     pairs = 8 * size.n_obs**2 if layout == "kk" else 0
-    return Price(0, 60 * size.n_edges + pairs, 8 * size.n_obs)
+    grid = _DRL if layout == "drl" else 0
+    return Price(0, 60 * size.n_edges + pairs + grid, 8 * size.n_obs, 40 * MIB)
 
 
 @priced(_price)

@@ -20,7 +20,7 @@ from sc_dask.graph import ingest as placing
 from sc_dask.graph.layout import curve
 from sc_dask.graph.transfer import Labels
 from sc_dask.kernels.csr import to_dense
-from sc_dask.price import Price, Size, priced
+from sc_dask.price import MIB, Price, Size, priced
 from sc_dask.tl.genes import matched
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ _MIN_DIST, _SPREAD = 0.5, 1.0  # of tl.umap
 
 
 def _price(size: Size, **_: Any) -> Price:
-    return Price(1, int(1.5 * size.blocks) + 2 * size.rep, size.rep)
+    return Price(1, int(2.1 * size.blocks) + 5 * size.rep, size.rep, 70 * MIB)
 
 
 @priced(_price)

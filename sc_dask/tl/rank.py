@@ -26,15 +26,16 @@ Method = Literal["logreg", "t-test", "wilcoxon", "t-test_overestim_var"]
 CorrMethod = Literal["benjamini-hochberg", "bonferroni"]
 
 
-_LIBRARIES = 25 * MIB
+_LIBRARIES = 45 * MIB
 
 
 def _price(size: Size, *, groupby: str, method: str | None, **_: Any) -> Price:
-    states = (32 * size.states + 40) * size.n_vars * size.levels(groupby)
+    groups = size.n_vars * size.levels(groupby)
     if method == "wilcoxon":
         passes = size.passes_unless("gene-major")
-        return Price(passes, _LIBRARIES + 3 * size.blocks + 24 * size.n_obs + 60 * size.n_vars * size.levels(groupby))
-    return Price(1, _LIBRARIES + int(1.3 * size.blocks) + states, 24 * size.n_vars * size.levels(groupby))
+        return Price(passes, _LIBRARIES + int(4.2 * size.blocks) + 24 * size.n_obs + 60 * groups)
+    states = (32 * size.states + 40) * groups
+    return Price(1, _LIBRARIES + int(1.3 * size.blocks) + states, 24 * groups)
 
 
 @priced(_price)

@@ -40,7 +40,7 @@ class _Options:
 def _price(size: Size, *, gene_list: Any, **_: Any) -> Price:
     n_sets = len(gene_list) if isinstance(gene_list, Mapping) else 1
     passes = 1 + size.passes_unless("gene sums")
-    memory = int(1.5 * size.blocks) + 24 * n_sets * size.n_obs + 8 * size.n_vars * size.states
+    memory = int(2.1 * size.blocks) + 24 * n_sets * size.n_obs + 8 * size.n_vars * size.states
     return Price(passes, memory, 8 * n_sets * size.n_obs)
 
 

@@ -20,8 +20,14 @@ if TYPE_CHECKING:
 _METHODS = (None, "logreg", "sgd")
 
 
-def _price(size: Size, *, n_batches: int, batch_size: int, epochs: int, n_top_genes: int | None, **_: Any) -> Price:
-    return Price(1)
+def _price(
+    size: Size, *, n_batches: int, batch_size: int, epochs: int, n_top_genes: int | None, method: str | None, **_: Any
+) -> Price:
+    drawn = min(size.n_obs, n_batches * batch_size)
+    rounds = epochs * (1 if n_top_genes is None else 2)
+    values = 16 * size.n_values * drawn // max(size.n_obs, 1)  # read, and put together
+    dense = 4 * size.n_vars * (size.n_obs if method == "logreg" else 2 * batch_size)
+    return Price(1 if drawn == size.n_obs else 1 + rounds, int(1.2 * size.blocks) + values + dense)
 
 
 @priced(_price)

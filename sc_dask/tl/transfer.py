@@ -14,7 +14,7 @@ from sc_dask.array.engine import run
 from sc_dask.errors import InputError
 from sc_dask.graph import transfer
 from sc_dask.names import check_new
-from sc_dask.price import Price, Size, priced
+from sc_dask.price import MIB, Price, Size, priced
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -24,7 +24,7 @@ UNKNOWN = "unknown"
 
 def _price(size: Size, *, obs: Any, **_: Any) -> Price:
     n = 1 if isinstance(obs, str) else len(obs)
-    return Price(0, 4 * size.rep + 16 * n * size.n_obs, 8 * n * size.n_obs)
+    return Price(0, 4 * size.rep + 16 * n * size.n_obs, 8 * n * size.n_obs, 70 * MIB)
 
 
 @priced(_price)

@@ -20,14 +20,15 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
 
-_LIBRARIES = 15 * MIB
+_LIBRARIES, _CODE = 15 * MIB, 170 * MIB
 _KEPT_EDGE_BYTES, _UMAP_LEARN_EDGE_BYTES = 6, 107  # of a neighbour
 
 
 def _price(size: Size, *, method: str, **_: Any) -> Price:
     kept = _LIBRARIES + _KEPT_EDGE_BYTES * size.n_edges
     other = method != "umap"  # umap-learn
-    return Price(0, kept + (12 + other * _UMAP_LEARN_EDGE_BYTES) * size.n_edges, kept)
+    memory = kept + (12 + other * _UMAP_LEARN_EDGE_BYTES) * size.n_edges
+    return Price(0, memory, kept, _CODE)
 
 
 @priced(_price)

@@ -31,6 +31,7 @@ class Call:
     before: tuple[tuple[str, dict[str, Any]], ...] = ()
     genes: int | None = None  # keep so many first
     cells: int | None = None  # likewise, of functions whose time grows faster than the cells
+    of_others: int = 0  # passes over a reference
 
     @property
     def id(self) -> str:
@@ -90,7 +91,7 @@ CALLS = (
     Call("tl.draw_graph", {"layout": "drl"}, cells=5_000),
     Call("tl.diffmap"),
     Call("tl.dpt", {}, COUNTS, (("tl.diffmap", {}),)),
-    Call("tl.ingest", {"adata_ref": "itself", "obs": "leiden", "embedding_method": ()}, LOGGED),
+    Call("tl.ingest", {"adata_ref": "itself", "obs": "leiden", "embedding_method": ()}, LOGGED, of_others=1),
     Call("tl.annotate", {"model": "of these"}, LOGGED),
     Call("tl.train_annotation", {"labels": "leiden", "epochs": 1}, LOGGED),
     Call("tl.transfer_labels", {"adata_ref": "itself", "obs": "leiden", "key_added": "given"}),
@@ -104,7 +105,7 @@ import psutil
 warnings.simplefilter("ignore")
 import sc_dask as sd
 from sc_dask import log
-from sc_dask.array.engine import run
+from sc_dask.io.blobs.zchunks import give_back
 call = json.loads(sys.argv[2])
 def find(name):
     module, function = name.split(".")
@@ -135,6 +136,7 @@ for key, value in kwargs.items():
 if call["function"] == "tl.dpt":
     adata.uns["iroot"] = 0
 told = sd.explain(adata, call["function"], **kwargs)
+give_back()
 held = psutil.Process().memory_info().rss
 with log.stage("call") as s:
     log.reset_peak_rss()
@@ -190,4 +192,4 @@ def test_price__peak_is_at_most_what_is_told(store: Path, call: Call) -> None:
     found = measured(store, call)
     planned = found["held"] + found["memory"]
     assert 1 <= planned / found["peak"] <= 1.3, {k: round(v / MIB) for k, v in found.items() if k != "passes"}
-    assert found["passes"][1] <= found["passes"][0] + 1e-6
+    assert found["passes"][1] <= found["passes"][0] + call.of_others + 1e-6
