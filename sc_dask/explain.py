@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 MODULES = ("pp", "tl")
 _MARGIN = 1.06
-_READING, _COMPILING = 45 * MIB, 130 * MIB  # code of a pass; of kernels that are compiled for the first time
+_READING, _COMPILING = 55 * MIB, 130 * MIB  # code of a pass; of kernels that are compiled for the first time
 
 
 @dataclass(frozen=True)

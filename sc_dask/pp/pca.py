@@ -44,7 +44,8 @@ def _price(
     passes = 1 if size.spills else 4 if solver == "randomized" else 2
     work = solvers.MEMORY[solver](size, k, chunk_size)
     # a block, what is left of it when cells were dropped, and the chosen genes of it, unpacked and packed
-    blocks = int((1.2 + 2.9 * size.genes / max(size.n_vars, 1)) * size.blocks)
+    chosen = 2.9 * size.genes / size.n_vars if size.genes < size.n_vars else 1.7
+    blocks = int((1.2 + chosen) * size.blocks)
     scores = 4 * size.n_obs * k
     return Price(passes, work + blocks + scores, scores)
 
