@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from sc_dask import cluster, config, datasets, errors, get, io, log, metrics, pipeline, pp, tl
     from sc_dask.batching import batch
-    from sc_dask.explain import explain
+    from sc_dask.explaining import explain
     from sc_dask.io.concat import concat
     from sc_dask.io.convert import convert
     from sc_dask.io.model import read_model
@@ -46,7 +46,7 @@ _FUNCTIONS = {
     "batch": "sc_dask.batching",
     "concat": "sc_dask.io.concat",
     "convert": "sc_dask.io.convert",
-    "explain": "sc_dask.explain",
+    "explain": "sc_dask.explaining",
     "print_versions": "sc_dask.versions",
     "read": "sc_dask.io.read",
     "read_model": "sc_dask.io.model",

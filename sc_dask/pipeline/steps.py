@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -49,7 +50,9 @@ def qc(adata: AnnData, s: Settings) -> None:
         logger.warning("no gene name starts with %r: pct_counts_mt is 0 (qc.mt_prefix, qc.gene_symbols)", prefix)
     slots.write(adata, {("var", "mt"): mt})
     tops = tuple(n for n in s.qc.percent_top if n <= adata.n_vars)
-    pp.calculate_qc_metrics(adata, qc_vars=["mt"], percent_top=tops or None, inplace=True)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        pp.calculate_qc_metrics(adata, qc_vars=["mt"], percent_top=tops or None, inplace=True)
     found = not_counts(get.matrix(adata))
     if found:
         raise InputError(
@@ -58,6 +61,8 @@ def qc(adata: AnnData, s: Settings) -> None:
             "name where the counts are: input.layer or input.use_raw in the configuration",
         )
     _check_filter(adata, s)
+    for w in caught:  # what was refused above needs no warning beside the error
+        warnings.warn_explicit(w.message, w.category, w.filename, w.lineno)
 
 
 _CELL_BOUNDS = (

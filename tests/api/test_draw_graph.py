@@ -126,5 +126,5 @@ def test_draw_graph__missing_and_wrong_things_are_named(adata: ad.AnnData, tmp_p
         sd.tl.draw_graph(adata, "fr", init_pos="paga")
     with dask.config.set({"sc-dask.work-dir": str(tmp_path)}):
         sd.pp.neighbors(adata, 8, use_rep="X_pca", compact=True)
-    with pytest.raises(MissingKeyError, match=r"is compact.*compact=False"):
+    with pytest.raises(MissingKeyError, match=r"is a landmark graph.*compact=False"):
         sd.tl.draw_graph(adata, "fr")

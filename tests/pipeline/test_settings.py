@@ -71,7 +71,12 @@ def test_settings__go_through_json_and_back() -> None:
 
 
 def test_settings__several_sections_as_one() -> None:
-    assert Settings().sections(("input", "write")) == {"layer": None, "use_raw": False, "x": "normalized"}
+    assert Settings().sections(("input", "write")) == {
+        "layer": None,
+        "use_raw": False,
+        "x": "normalized",
+        "counts": True,
+    }
 
 
 @pytest.mark.parametrize(
@@ -145,7 +150,7 @@ def test_settings__out_of_range(section: str, option: str, value: object) -> Non
         ({"hvg": {"flavor": "seurat_v3", "n_bins": 10}}, "hvg.n_bins"),
         ({"umap": {"method": "umap-learn"}}, "umap.method is umap-learn and umap.init_pos multilevel"),
         ({"hvg": {"span": 0.5}}, "hvg.span"),
-        ({"pca": {"random_state": 1}}, "pca.random_state"),
+        ({"pca": {"random_state": 1, "svd_solver": "gram"}}, "pca.random_state"),
         ({"pca": {"n_comps": 30}, "hvg": {"n_top_genes": 20}}, "pca.n_comps is 30 and hvg.n_top_genes 20"),
         ({"neighbors": {"n_pcs": 60}}, "neighbors.n_pcs is 60 and pca.n_comps 50"),
         ({"umap": {"min_dist": 2}}, "umap.min_dist is 2 and umap.spread 1"),

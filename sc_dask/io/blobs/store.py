@@ -165,7 +165,7 @@ def _info(location: Location) -> dict[str, Any] | None:
     fs, path = location.fs()
     try:
         return dict(fs.info(path))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except Exception as err:  # each filesystem has its own: no credentials, no such host, access denied
         text = str(err).splitlines()[0] if str(err) else type(err).__name__

@@ -9,7 +9,7 @@ groups with ``h5sparse_format``, ``raw.X`` beside X, categories in ``uns``.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
@@ -115,7 +115,7 @@ def read_elements(root: Any, where: str, make_matrix: MakeMatrix, make_table: Ma
         keys = sorted(root)
         parts = {k: read(k) for k in keys if k != "raw" and not k.startswith("raw.") and k in _SLOTS}
         for slot in _OF_ARRAYS:
-            if parts.get(slot):
+            if isinstance(parts.get(slot), Mapping):  # before anndata 0.7 an array of records
                 parts[slot] = {k: v for k, v in parts[slot].items() if v is not None}
         raw = _read_raw(root, keys, where, read)
         adata = AnnData(**parts, raw=raw)

@@ -125,7 +125,7 @@ def explain(adata: AnnData, function: str, /, **arguments: Any) -> Explanation:
     >>> adata = sd.datasets.simulate(200, 300, seed=1)
     >>> sd.explain(adata, "pp.calculate_qc_metrics", inplace=True).passes
     1
-    >>> sd.pp.calculate_qc_metrics(adata, inplace=True)
+    >>> sd.pp.calculate_qc_metrics(adata, percent_top=None, inplace=True)
     >>> sd.explain(adata, "pp.filter_cells", min_genes=10).passes
     0
     """
