@@ -82,16 +82,16 @@ def write_lazy(lazy: type) -> None:
 
     def as_csr(f: Any, k: str, elem: Any, *, _writer: Any, dataset_kwargs: Any = _NOTHING) -> None:
         narrow = max(elem.expression.most_values(), elem.shape[1]) <= np.iinfo(np.int32).max
-        blocks = plain(elem).blocks
+        bounds = elem.expression.bounds.tolist()
 
         def block(i: int) -> Any:
-            x = sparse.csr_matrix(blocks[i].compute())
+            x = sparse.csr_matrix(elem[bounds[i] : bounds[i + 1]].to_memory())
             x.indices, x.indptr = (a.astype(np.int32 if narrow else np.int64) for a in (x.indices, x.indptr))
             return x
 
         _writer.write_elem(f, k, block(0), dataset_kwargs=dataset_kwargs)
         stored = sparse_dataset(f[k])
-        for i in range(1, elem.numblocks[0]):
+        for i in range(1, len(bounds) - 1):
             stored.append(block(i))
 
     for group in (h5py.Group, zarr.Group):
