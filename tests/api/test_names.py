@@ -36,7 +36,7 @@ CALLS: list[tuple[Callable[[], ad.AnnData], str, dict[str, Any]]] = [
 ]
 
 
-@pytest.mark.parametrize(("start", "function", "arguments"), CALLS, ids=str)
+@pytest.mark.parametrize(("start", "function", "arguments"), CALLS, ids=[f"{c[1]}-{i}" for i, c in enumerate(CALLS)])
 def test_names__of_results_are_checked_first(
     start: Callable[[], ad.AnnData], function: str, arguments: dict[str, Any]
 ) -> None:
