@@ -13,11 +13,14 @@ import numpy as np
 import psutil
 import scipy.sparse as sp
 from dask.base import is_dask_collection
+from pandas.api.types import is_numeric_dtype
 
 from sc_dask import config, get, slots
 from sc_dask.array import spill
+from sc_dask.array.blocks import from_array
 from sc_dask.array.engine import run, segments
 from sc_dask.array.gene_major import genes
+from sc_dask.array.logistic import IN_MEMORY_BYTES
 from sc_dask.errors import InputError, MissingKeyError
 from sc_dask.get.columns import listed
 from sc_dask.io.write import write
@@ -182,14 +185,18 @@ def size_of(adata: AnnData, arguments: dict[str, Any]) -> tuple[Size, int | None
     columns = {key: _n_levels(adata, key) for key in _named_columns(adata, arguments)}
     common: dict[str, Any] = {
         "n_obs": adata.n_obs,
+        "numbers": frozenset(key for key in columns if is_numeric_dtype(get.column(adata, key))),
         "levels_of": columns,
         "genes": _n_chosen(adata, arguments),
         "n_edges": _n_edges(adata, arguments),
         "compiled": are_compiled(),
     }
     common["n_comps"], common["rep_is_x"] = _representation(adata, arguments)
+    budget = config.n_bytes("memory")
+    common["room"] = IN_MEMORY_BYTES if budget is None else budget // 4
+    of_results = _known_of_table(adata, arguments) | ({"diffmap"} if "X_diffmap" in adata.obsm else set())
     if x is None:
-        return Size(n_vars=adata.n_vars, n_values=0, **common), None
+        return Size(n_vars=adata.n_vars, n_values=0, known=of_results, **common), None
     is_lazy = is_dask_collection(like)
     threads = run.n_workers() if run.client() is None else max(1, run.n_workers() // max(1, run.n_processes()))
     n_values, value_bytes, index_bytes = _values(x, like)
@@ -205,7 +212,7 @@ def size_of(adata: AnnData, arguments: dict[str, Any]) -> tuple[Size, int | None
         streams=streams,
         states=segments.states_held(n_blocks, streams),
         is_lazy=is_lazy,
-        known=_known(x) | _known_of_table(adata, arguments),
+        known=_known(x) | of_results,
         spills=spill.possible(x) if is_lazy else True,
         **common,
     )
@@ -213,9 +220,14 @@ def size_of(adata: AnnData, arguments: dict[str, Any]) -> tuple[Size, int | None
 
 
 def _matrix(adata: AnnData, arguments: dict[str, Any]) -> tuple[RowBlocks | None, Any]:
-    layer, use_raw = arguments.get("layer"), bool(arguments.get("use_raw")) and adata.raw is not None
+    layer, use_raw = arguments.get("layer"), arguments.get("use_raw", False)
+    if use_raw is None:  # as scanpy chooses
+        use_raw = layer is None and adata.raw is not None
+    if adata.isbacked and not use_raw and layer is None:
+        return None, None
     try:
-        return get.matrix(adata, layer, use_raw=use_raw), get.stored(adata, layer, use_raw=use_raw)
+        like = get.stored(adata, layer, use_raw=bool(use_raw) and adata.raw is not None)
+        return from_array(like), like
     except MissingKeyError:
         if layer is not None:
             raise
@@ -281,7 +293,7 @@ def _n_chosen(adata: AnnData, arguments: dict[str, Any]) -> int:
     mask = arguments.get("mask_var", "highly_variable")
     if mask is None:
         return adata.n_vars
-    if isinstance(mask, str) or not isinstance(mask, np.ndarray):
+    if isinstance(mask, str) or type(mask).__name__ == "_Unset":
         key = mask if isinstance(mask, str) else "highly_variable"
         if key not in slots.columns(adata.var):
             return adata.n_vars
@@ -292,6 +304,9 @@ def _n_chosen(adata: AnnData, arguments: dict[str, Any]) -> int:
 def _representation(adata: AnnData, arguments: dict[str, Any]) -> tuple[int, bool]:
     """Return the columns of the representation that the call works on, and whether it is X itself."""
     rep, n_pcs = arguments.get("use_rep") or arguments.get("basis") or arguments.get("obsm"), arguments.get("n_pcs")
+    if "neighbors_key" in arguments and rep is None:  # that of the graph
+        params = adata.uns.get(arguments["neighbors_key"] or "neighbors", {}).get("params", {})
+        rep, n_pcs = params.get("use_rep"), params.get("n_pcs", n_pcs)
     if rep == "X" or n_pcs == 0 or (rep is None and adata.n_vars <= 50):
         return adata.n_vars, True
     for key in (rep, f"X_{rep}", "X_pca"):

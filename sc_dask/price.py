@@ -52,11 +52,15 @@ class Size:
         Neighbours of all cells, both directions.
     levels_of
         Number of groups of those obs columns that the call names.
+    numbers
+        Those of these columns that hold numbers.
     known
         What earlier passes have learnt of X: ``cell sums``, ``cell counts``, ``gene sums``, ``gene counts``,
         ``moments``, ``values``, ``gene-major``; and of a marker table, the ``shares`` of cells with each gene.
     spills
         Whether blocks can be spilled, so that X need not be read again.
+    room
+        Bytes that an X which is brought together may take.
     compiled
         Whether compiled kernels are in numba's cache.
     """
@@ -75,8 +79,10 @@ class Size:
     rep_is_x: bool = False
     n_edges: int = 0
     levels_of: Mapping[str, int] = field(default_factory=dict)
+    numbers: frozenset[str] = frozenset()
     known: frozenset[str] = frozenset()
     spills: bool = True
+    room: int = 2 << 30
     compiled: bool = True
 
     @property

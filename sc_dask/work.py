@@ -236,6 +236,8 @@ def replacing(kind: str, target: Path) -> Iterator[Path | None]:
     A link stays a link: what it points to is replaced. After an error nothing of the new file is left.
     """
     real = Path(os.path.realpath(target))
+    if kind != "h5ad" and real.exists() and not real.is_dir():
+        raise StoreError(f"{target} is a file", "a folder, or a free path", "choose another path")
     new = partial(real)
     new = new.with_name(f".{new.name}{real.suffix}")
     try:
@@ -262,7 +264,7 @@ def _swap(new: Path, real: Path) -> None:
     except OSError:
         old.rename(real)
         raise
-    shutil.rmtree(old) if old.is_dir() else old.unlink()
+    shutil.rmtree(old)
 
 
 def _filesystem(path: str) -> str:

@@ -55,7 +55,9 @@ def embedding_rows(
     adata: AnnData, use_rep: str | None = None, n_pcs: int | None = None
 ) -> tuple[tuple[int, int], Callable[[int, int], np.ndarray], bool]:
     """Return the shape of what `embedding` returns, a function that reads some rows of it, and whether it is lazy."""
-    lazy = adata.obsm.get(use_rep or "X_pca") if use_rep != "X" and n_pcs != 0 else None
+    if use_rep is None and (n_pcs == 0 or adata.n_vars <= 50):  # as `embedding` chooses
+        use_rep = "X"
+    lazy = adata.obsm.get(use_rep or "X_pca") if use_rep != "X" else None
     if not isinstance(lazy, da.Array):
         x = embedding(adata, use_rep, n_pcs)
         return (x.shape[0], x.shape[1]), partial(_rows, x), False

@@ -133,6 +133,7 @@ def convert(
         raise InputError(f"one of input {source} and output {target} is inside the other", "two places")
     budget = default_block_bytes() if block_bytes is None else block_bytes
     with dask.config.set({"sc-dask.block-bytes": budget}), commit.writing(target):
+        commit.recover(target)
         place, stamp = commit.draft(target, overwrite=overwrite), fingerprint(source)
         spill = Spill(commit.beside(target, "spill"), tokenize(source.url, stamp, options))
         commit.release(spill.location)
@@ -166,7 +167,7 @@ def open_any(kind: str, source: Location, spill: Spill, options: Mapping[str, An
         "10x-mtx": lambda: tenx.read_mtx(source, spill, **options),
         "mtx": lambda: text.read_mtx(source, spill),
         "csv": lambda: text.read_table(source, spill, **{"delimiter": ",", **options}),
-        "tsv": lambda: text.read_table(source, spill, **{"delimiter": None, **options}),
+        "tsv": lambda: text.read_table(source, spill, **{"delimiter": text.delimiter_of(source), **options}),
         "loom": lambda: loom.read(source, **options),
     }
     return tables[kind]()

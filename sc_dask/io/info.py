@@ -223,8 +223,8 @@ def _of_loom(location: Location, kind: str) -> Info:
 
 def _of_mtx(location: Location, kind: str) -> Info:
     matrix = location
-    if not location.name.lower().endswith((".mtx", ".mtx.gz")):
-        fs, path = location.fs()
+    fs, path = location.fs()
+    if fs.isdir(path):
         names = sorted(posixpath.basename(str(p).rstrip("/")) for p in fs.ls(path, detail=False))
         found = [n for n in names if n.endswith(("matrix.mtx", "matrix.mtx.gz"))]
         if len(found) > 1:

@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 from anndata import AnnData
 
 from sc_dask import slots
 from sc_dask.array.blocks import RowBlocks, from_source
 from sc_dask.array.chunks import cut_dense, cut_row_pieces, default_block_bytes
-from sc_dask.errors import FormatError, InputError
+from sc_dask.errors import FormatError, InputError, StoreError
 from sc_dask.io.blobs.store import Location, Revision, open_group, open_h5, quiet, revision_of, sniff
 from sc_dask.io.formats.elements import Encoding, MakeTable, encoding_of, lazy_table, read_elements
 from sc_dask.io.formats.h5ad import H5CSRSource, H5DenseSource
 from sc_dask.io.formats.transpose import INDEX_BYTES, transpose
 from sc_dask.io.formats.zarr import ZarrCSRSource, ZarrDenseSource, is_complete
-from sc_dask.io.writing import graphs
+from sc_dask.io.writing import commit, graphs
+
+T = TypeVar("T")
 
 
 @quiet()
@@ -83,8 +85,9 @@ def read(
     if block_bytes is not None and block_bytes < 1:
         raise InputError(f"found block_bytes={block_bytes}", "a positive number of bytes", "leave it out")
     budget = default_block_bytes() if block_bytes is None else int(block_bytes)
-    kind = sniff(location)
+    kind = _whole(location, sniff)
     if kind == "zarr":
+        _whole(location, lambda place: is_complete(open_group(place), place))
         return _read_zarr(location, budget, partial(lazy_table, location, h5=False) if lazy_obs else None)
     if kind == "h5ad":
         return _read_h5ad(location, budget, partial(lazy_table, location, h5=True) if lazy_obs else None)
@@ -93,6 +96,20 @@ def read(
         "AnnData zarr or h5ad",
         f'sd.convert("{location}", "{location.name.split(".")[0] or "converted"}.zarr")',
     )
+
+
+def _whole(location: Location, look: Callable[[Location], T]) -> T:
+    """Return what ``look`` finds at a place; where a killed writer left a store half way, it is finished first."""
+    try:
+        return look(location)
+    except (StoreError, FormatError):
+        try:
+            with commit.writing(location):
+                if not commit.recover(location):
+                    raise
+        except OSError:  # nothing can be written there
+            pass
+        return look(location)
 
 
 def _read_zarr(location: Location, budget: int, make_table: MakeTable | None) -> AnnData:

@@ -118,6 +118,7 @@ def write(
         return
     _refuse_own_store(adata, target)
     with commit.writing(target):
+        commit.recover(target)
         place = commit.draft(target, overwrite=overwrite)
         place.begin()
         try:

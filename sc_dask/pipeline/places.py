@@ -70,7 +70,7 @@ def _options_for(path: str | os.PathLike[str], options: Mapping[str, Any] | None
 
 
 def _beside(out: Location, name: str) -> Location:
-    return Location(f"{posixpath.dirname(out.url)}/{name}", out.storage_options)
+    return out.sibling(name)
 
 
 # -- places that exclude each other --------------------------------------------------------------
@@ -206,7 +206,7 @@ def own_files(at: Places, begun: list[str], overwrite: bool) -> set[str]:
         found = report_at(place)
         if found is not None and is_of(found, at, place):
             own |= {name for name in found["files"] if name in BESIDE}
-            own |= {REPORT} if place == at.report else set()
+            own |= {str(at.report)} if place == at.report else set()
     return own
 
 
@@ -232,7 +232,7 @@ def check_beside(at: Places, own: set[str]) -> None:
 
 
 def _check_free_report(at: Places, own: set[str]) -> None:
-    if REPORT in own or not _is_there(at.report):
+    if str(at.report) in own or not _is_there(at.report):
         return
     found = report_at(at.report)
     named = at.report != at.beside(REPORT)

@@ -7,7 +7,7 @@ import json
 import os
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,7 @@ import dask
 from sc_dask import __version__, config, get, log, malloc, slots, work
 from sc_dask.array.engine.run import client
 from sc_dask.errors import InputError, StoreError
-from sc_dask.io.blobs.store import exists
+from sc_dask.io.blobs.store import exists, revision_of
 from sc_dask.io.blobs.zchunks import give_back
 from sc_dask.io.convert import convert
 from sc_dask.io.info import Info, info
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
     from sc_dask.log import Listener
 
+_STORE = "store:"  # in the manifest's files: what stood at OUT when the store began to be written
 STAGES = ("convert", *(s.name for s in STEPS), "write", "figures")
 _SECTIONS = {s.name: s.sections for s in STEPS} | {"write": ("write",)}
 
@@ -95,10 +96,19 @@ class _Run:
             self.manifest.add(name, self.keys[name], figures, events)
         self.index += 1
 
-    def is_written(self) -> bool:
+    def is_there(self) -> bool:
         """Tell whether the store at ``out`` is what this very run would write."""
         then = again.read_about(self.out)
         return then is not None and str(then["run"]) == self.keys["write"]
+
+    def is_written(self) -> bool:
+        """Tell whether the store at ``out`` was written from this work area."""
+        begun = [name for name in self.manifest.files if name.startswith(_STORE)]
+        return bool(begun) and begun[-1] != self.state_of_out() and self.is_there()
+
+    def state_of_out(self) -> str:
+        """Return what the manifest keeps before the store is written: the state of what it replaces."""
+        return _STORE + (str(revision_of(self.out)) if commit.is_store(self.out) else "")
 
 
 def run(
@@ -163,15 +173,19 @@ def run(
     with dask.config.set({} if memory is None else {"sc-dask.memory": memory}):
         plan = planning.plan(file_info, made)
         job = _Run(at, file_info, made, listener, overwrite)
-        if not overwrite and not exists(job.work / "manifest.json") and job.is_written():
+        if not exists(job.work / "manifest.json"):
+            begun = False
+        else:
+            job.manifest = Manifest.open(job.work, job.state)
+            begun = any(name.startswith(_STORE) for name in job.manifest.files)
+        if not overwrite and not begun and job.is_there():
             return _found(job)
         job.manifest = Manifest.open(job.work, job.state)
         with _work_area(job, plan.block_bytes), places.folder_held(at):
             _check_out(job)
-            if job.manifest.result is not None and job.is_written():  # killed while the work area was removed
-                result = Result(**job.manifest.result, report=_report_of(job) or {})
-            else:
-                result = _stages(job, start)
+            report = _report_of(job) if job.manifest.result is not None and job.is_written() else None
+            killed_at_last = report is not None  # while the work area was removed
+            result = replace(_found(job), was_there=False) if killed_at_last else _stages(job, start)
             job.manifest.discard({f.name: getattr(result, f.name) for f in fields(result) if f.name != "report"})
     return result
 
@@ -337,6 +351,9 @@ def _open(job: _Run) -> AnnData:
 
 
 def _write(job: _Run, adata: AnnData) -> None:
+    others = [name for name in job.manifest.files if not name.startswith(_STORE)]
+    job.manifest.files = [*others, job.state_of_out()]
+    job.manifest.save()
     slots.write(adata, {("uns", "sc_dask"): job.about}, writer="pipeline")
     write(adata, job.out.url, storage_options=dict(job.out.storage_options) or None, overwrite=job.overwrite)
 
@@ -353,13 +370,14 @@ def _report(job: _Run, adata: AnnData) -> tuple[tuple[str, ...], str | None]:
             made[places.MARKERS] = table.to_csv(index=False, float_format="%.6g").encode()
         own = places.own_files(job.at, job.manifest.files, job.overwrite)
         places.check_beside(job.at, own)  # again: hours may have passed
-        job.manifest.files = sorted(own | set(made) | {places.REPORT})
+        job.manifest.files = sorted(own | set(made) | {str(job.at.report)})  # own holds what is said of the store
         job.manifest.save()
         for name, data in made.items():
             write_bytes(job.at.beside(name), data)
         for name in own.intersection(places.BESIDE).difference(made):
             commit.remove_file(job.at.beside(name))
-        job.manifest.files = [*made, places.REPORT]
+        said = [name for name in own if name.startswith(_STORE)]
+        job.manifest.files = [*made, str(job.at.report), *said]
     job.stages.append(s.as_dict() | {"warnings": told})
     drawn = tuple(str(job.at.beside(name)) for name in made if name != places.MARKERS)
     return drawn, str(job.at.beside(places.MARKERS)) if places.MARKERS in made else None

@@ -6,6 +6,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from dask.base import is_dask_collection
 
 from sc_dask import config, get
 from sc_dask.array.engine import run
@@ -30,12 +31,13 @@ def wanted(adata: AnnData, choice: bool | str, n_neighbors: int, use_rep: str | 
         return choice
     if choice != "auto":
         raise InputError(f"found compact={choice!r}", "True, False or 'auto'")
-    if n_pcs == 0 or use_rep == "X" or (use_rep or "X_pca") not in adata.obsm:
+    of_x = use_rep == "X" or (use_rep is None and (n_pcs == 0 or adata.n_vars <= 50))
+    if of_x or (use_rep or "X_pca") not in adata.obsm:
         return False
     budget = config.n_bytes("memory")
     n_bytes = adata.n_obs * (_CELL_BYTES + 2 * n_neighbors * _EDGE_BYTES)
     too_large = budget is not None and n_bytes > budget
-    return too_large or adata.n_obs > _TOO_MANY or get.embedding_rows(adata, use_rep, n_pcs)[2]
+    return too_large or adata.n_obs > _TOO_MANY or is_dask_collection(adata.obsm[use_rep or "X_pca"])
 
 
 def made(

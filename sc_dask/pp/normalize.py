@@ -30,13 +30,13 @@ def _price(
     target_sum: float | None,
     exclude_highly_expressed: bool,
     key_added: str | None,
-    layer: str | None,
+    inplace: bool,
     **_: Any,
 ) -> Price:
     if exclude_highly_expressed:
         passes = 2 + size.passes_unless("cell sums")
     else:
-        passes = size.passes_unless("cell sums") if target_sum is None or key_added is not None else 0
+        passes = size.passes_unless("cell sums") if target_sum is None or key_added is not None or not inplace else 0
     return Price(passes, _in_memory(size) + min(passes, 1) * int(1.5 * size.blocks) + 16 * size.n_obs, 8 * size.n_obs)
 
 
@@ -81,7 +81,7 @@ def normalize_total(
     ------
     X or the layer (float32; float64 stays), lazy if it was lazy; obs ``key_added``.
 
-    Passes: 0 on a lazy X with ``target_sum`` given (sums are taken as blocks pass); else 1 for the sums unless
+    Passes: 0 on a lazy X with ``target_sum`` given and written in place (sums are taken as blocks pass); else 1 unless
     `calculate_qc_metrics` found them; 2 more (3) with ``exclude_highly_expressed``. Memory: 8 bytes per cell.
 
     Raises

@@ -23,7 +23,9 @@ if TYPE_CHECKING:
 
 
 def _price(size: Size, *, keys: str | Sequence[str], **_: Any) -> Price:
-    n = size.levels(keys) if isinstance(keys, str) else len(keys)
+    names = [keys] if isinstance(keys, str) else list(keys)
+    of_numbers = [name for name in names if name in size.numbers]
+    n = len(of_numbers) + size.levels([name for name in names if name not in of_numbers])
     made = 0 if size.is_lazy else size.dense
     states = 32 * size.n_vars * n * size.states
     return Price(1, made + int(2.1 * size.blocks) + states + 24 * size.n_obs, made)

@@ -13,8 +13,8 @@ from sc_dask.array.engine import run
 from sc_dask.errors import InputError, MissingKeyError, ScDaskWarning
 from sc_dask.graph import diffusion
 from sc_dask.graph.branching import Branches, branches
-from sc_dask.price import MIB, Price, Size, priced
-from sc_dask.tl.diffmap import components, spectrum
+from sc_dask.price import MIB, Price, Size, price_of, priced
+from sc_dask.tl.diffmap import components, diffmap, spectrum
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -23,9 +23,9 @@ _DEFAULT_COMPS = 15  # of tl.diffmap
 
 
 def _price(size: Size, *, n_dcs: int, n_branchings: int, **_: Any) -> Price:
-    return Price(
-        0, 4 * n_dcs * size.n_obs + 60 * min(1, n_branchings) * size.n_obs + 16 * size.n_obs, 8 * size.n_obs, 35 * MIB
-    )
+    memory = (4 * n_dcs + 60 * min(1, n_branchings) + 16) * size.n_obs
+    first = Price() if "diffmap" in size.known else price_of(diffmap, size)
+    return Price(0, memory + first.memory, 8 * size.n_obs + first.kept, 35 * MIB + first.code)
 
 
 @priced(_price)

@@ -29,8 +29,14 @@ CorrMethod = Literal["benjamini-hochberg", "bonferroni"]
 _LIBRARIES = 45 * MIB
 
 
-def _price(size: Size, *, groupby: str, method: str | None, **_: Any) -> Price:
+def _price(size: Size, *, groupby: str, method: str | None, max_iter: int = 100, **_: Any) -> Price:
     groups = size.n_vars * size.levels(groupby)
+    if method == "logreg":  # at once if X fits, else block by block at every step
+        whole = min(size.dense, 12 * size.n_values)
+        if size.dense <= size.room or not size.is_lazy:
+            return Price(1, _LIBRARIES + int(1.5 * size.blocks) + 2 * whole + 16 * groups)
+        passes = 2 if whole <= size.room else 2 + max_iter
+        return Price(passes, _LIBRARIES + int(1.5 * size.blocks) + 2 * min(whole, size.room) + 16 * groups)
     if method == "wilcoxon":
         passes = size.passes_unless("gene-major")
         return Price(passes, _LIBRARIES + int(4.2 * size.blocks) + 24 * size.n_obs + 60 * groups)

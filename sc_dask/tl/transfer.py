@@ -106,9 +106,9 @@ def transfer_labels(
     >>> new.obs["kind"].tolist(), new.obs["kind_uncertainty"].tolist()
     (['b'], [0.0])
     """
-    check_new(key_added=key_added)
     columns = [obs] if isinstance(obs, str) else list(obs)
     keys = columns if key_added is None else [key_added] if isinstance(key_added, str) else list(key_added)
+    check_new(key_added=keys)
     _check(columns, keys, weights, threshold, min_recall)
     known = [_of_reference(adata_ref, c) for c in columns]
     transferred, how = run.call(

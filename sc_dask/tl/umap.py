@@ -28,7 +28,7 @@ def _price(size: Size, *, method: str, **_: Any) -> Price:
     kept = _LIBRARIES + _KEPT_EDGE_BYTES * size.n_edges
     other = method != "umap"  # umap-learn
     memory = kept + (12 + other * _UMAP_LEARN_EDGE_BYTES) * size.n_edges
-    return Price(0, memory, kept, _CODE)
+    return Price(int(size.rep_is_x), memory + size.rep_is_x * size.rep, kept, _CODE)
 
 
 @priced(_price)

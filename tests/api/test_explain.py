@@ -97,6 +97,49 @@ def test_explain__what_is_not_there(function: str, arguments: dict[str, Any], me
     assert source_of(adata).rows_read == 0
 
 
+def test_explain__is_of_raw_where_scanpy_takes_raw() -> None:
+    adata = lazy(logged())
+    adata.raw = logged()
+    adata = adata[:, :20].copy()
+    for function, more in (
+        ("tl.rank_genes_groups", {"groupby": "group"}),
+        ("tl.score_genes", {"gene_list": ["gene1"]}),
+    ):
+        default, raw, x = (sd.explain(adata, function, **more, use_raw=u).memory for u in (None, True, False))
+        assert default == raw != x
+
+
+def test_explain__logistic_regression_that_does_not_fit() -> None:
+    adata = lazy(logged())
+    assert sd.explain(adata, "tl.rank_genes_groups", groupby="group", method="logreg").passes == 1
+    with dask.config.set({"sc-dask.memory": "10kB"}):
+        told = sd.explain(adata, "tl.rank_genes_groups", groupby="group", method="logreg", max_iter=7)
+    assert told.passes == 9
+
+
+def test_explain__umap_of_x_and_dpt_without_a_map() -> None:
+    adata = lazy(logged())
+    sd.pp.neighbors(adata, 10, use_rep="X")
+    assert sd.explain(adata, "tl.umap").passes == 1
+    before = sd.explain(adata, "tl.dpt").memory
+    sd.tl.diffmap(adata)
+    assert sd.explain(adata, "tl.dpt").memory < before
+
+
+def test_explain__numbers_are_no_groups() -> None:
+    adata = lazy(logged())
+    adata.obs["n"] = np.arange(adata.n_obs)
+    one = [sd.explain(adata, "pp.regress_out", keys=keys).memory for keys in ("n", ["n"], ["depth"])]
+    assert len(set(one)) == 1 and sd.explain(adata, "pp.regress_out", keys=["group"]).memory > one[0]
+    listed = sd.explain(adata, "pp.pca", n_comps=3, mask_var=[i < 9 for i in range(60)]).memory
+    assert listed < sd.explain(adata, "pp.pca", n_comps=3, mask_var=None).memory
+
+
+def test_explain__backed(tmp_path: Path) -> None:
+    connected().write_h5ad(tmp_path / "x.h5ad")
+    assert sd.explain(ad.read_h5ad(tmp_path / "x.h5ad", backed="r"), "tl.leiden").passes == 0
+
+
 def test_explain__writing_a_store() -> None:
     told = sd.explain(lazy(logged()), "write", path="x.zarr")
     assert told.passes == 2 and told.writes == ()

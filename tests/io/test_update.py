@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import os
+import uuid
 from pathlib import Path
 from typing import Any
 
 import anndata as ad
 import numpy as np
+import pandas as pd
 import pytest
 import scipy.sparse as sp
 import zarr
 
 import sc_dask as sd
 from sc_dask.errors import InputError, StoreError
+from sc_dask.io.blobs.store import Location
 from sc_dask.io.writing import commit
 from tests.io.cases import dense
 
@@ -111,12 +114,10 @@ def killer(monkeypatch: pytest.MonkeyPatch, name: str, after: int) -> None:
     monkeypatch.setattr(commit, name, deadly)
 
 
-@pytest.mark.parametrize(
-    ("name", "after", "readable"),
-    [("apply", 0, True), ("move", 0, False), ("move", 2, False), ("remove", 3, False), ("consolidate", 0, True)],
-)
+@pytest.mark.parametrize(("name", "after"), [("apply", 0), ("move", 0), ("move", 2), ("remove", 3), ("consolidate", 0)])
+@pytest.mark.parametrize("read_first", [False, True])
 def test_update__killed_at_any_moment(
-    store: Path, monkeypatch: pytest.MonkeyPatch, name: str, after: int, readable: bool
+    store: Path, monkeypatch: pytest.MonkeyPatch, name: str, after: int, read_first: bool
 ) -> None:
     adata = with_results(store)
     with monkeypatch.context() as m, pytest.raises(Killed):
@@ -124,11 +125,9 @@ def test_update__killed_at_any_moment(
         sd.write(adata, store, update=True)
     if name == "apply":  # nothing has been replaced
         assert "leiden" not in sd.read(store).obs
-    elif not readable:  # a mixture is never read
-        with pytest.raises(StoreError, match="unfinished"):
-            sd.read(store)
-    sd.write(adata, store, update=True)
-    check_results(store)
+    if not read_first or name in ("apply", "consolidate"):
+        sd.write(adata, store, update=True)
+    check_results(store)  # a mixture is never read: the reader finishes what was whole
     assert os.listdir(store.parent) == ["a.zarr"]
 
 
@@ -137,5 +136,82 @@ def test_update__begun_and_whole_is_finished_by_the_next_write(store: Path, monk
     with monkeypatch.context() as m, pytest.raises(Killed):
         killer(m, "move", 3)
         sd.write(adata, store, update=True)
-    commit.finish_update(sd.io.store.Location.parse(store))
+    commit.finish_update(Location.parse(store))
     check_results(store)
+
+
+# -- a writer that was killed ----------------------------------------------------------------------
+
+
+def small(n: int, fill: str = "x") -> ad.AnnData:
+    x = np.arange(n * 5, dtype=np.float32).reshape(n, 5) % 7
+    return ad.AnnData(sp.csr_matrix(x), pd.DataFrame({"from": [fill] * n}, [f"{fill}{i}" for i in range(n)]))
+
+
+def killed_update(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave a store whose update was killed after its journal was there."""
+    lazy = sd.read(path)
+    lazy.obs["late"] = ["new"] * lazy.n_obs
+    with monkeypatch.context() as m:
+        m.setattr(commit, "move", lambda *a, **k: (_ for _ in ()).throw(OSError("killed")))
+        with pytest.raises(OSError, match="killed"):
+            sd.write(lazy, path, update=True)
+
+
+PLACES = ["{}/cells.zarr", "memory://{}/cells.zarr", "memory://{}.zarr"]
+
+
+@pytest.fixture(params=PLACES, ids=["disk", "bucket", "root of a bucket"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    return request.param.format(tmp_path if request.param.startswith("{") else uuid.uuid4().hex)
+
+
+def test_killed_update__is_finished_by_the_next_reader(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    sd.write(small(50), place)
+    killed_update(place, monkeypatch)
+    assert sd.read(place).obs["late"].tolist() == ["new"] * 50
+
+
+def test_killed_update__is_not_taken_for_a_free_place(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    sd.write(small(50), place)
+    killed_update(place, monkeypatch)
+    with pytest.raises(StoreError, match="already"):
+        sd.write(small(40, "y"), place)
+    assert sd.read(place).obs["late"].tolist() == ["new"] * 50
+
+
+def test_killed_update__is_not_done_to_another_store(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    sd.write(small(50), place)
+    killed_update(place, monkeypatch)
+    sd.write(small(50, "y"), place, overwrite=True)
+    lazy = sd.read(place)
+    lazy.obs["mine"] = 1
+    sd.write(lazy, place, update=True)
+    again = sd.read(place)
+    assert list(again.obs) == ["from", "mine"] and set(again.obs["from"]) == {"y"}
+
+
+def test_killed_overwrite__of_a_bucket_is_finished_by_the_next_reader(monkeypatch: pytest.MonkeyPatch) -> None:
+    place = f"memory://{uuid.uuid4().hex}/cells.zarr"
+    sd.write(small(50), place)
+    with monkeypatch.context() as m:
+        m.setattr(commit, "move", lambda *a, **k: (_ for _ in ()).throw(OSError("killed")))
+        with pytest.raises(OSError, match="killed"):
+            sd.write(small(40, "y"), place, overwrite=True)
+    found = sd.read(place)
+    assert found.n_obs == 40 and set(found.obs["from"]) == {"y"}
+
+
+def test_failed_overwrite__of_a_disk_leaves_the_old_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    place, real = tmp_path / "cells.zarr", commit.move
+    sd.write(small(50), place)
+
+    def second_fails(source: Any, target: Any, **options: Any) -> None:
+        if ".partial" in source.url:
+            raise OSError("no")
+        real(source, target, **options)
+
+    monkeypatch.setattr(commit, "move", second_fails)
+    with pytest.raises(OSError, match="no"):
+        sd.write(small(40, "y"), place, overwrite=True)
+    assert sd.read(place).n_obs == 50

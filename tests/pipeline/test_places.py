@@ -19,6 +19,7 @@ from click.testing import CliRunner
 import sc_dask as sd
 from sc_dask.cli import main
 from sc_dask.errors import StoreError
+from sc_dask.pipeline import runner
 from tests.pipeline.runs import SETTINGS, WRITERS, Finished, counts_in_memory, run_small, with_settings
 
 
@@ -426,3 +427,48 @@ def test_demo__cells_of_somebody_else(store: Path, tmp_path: Path, monkeypatch: 
     with pytest.raises(StoreError, match=r"simulated.zarr is there already, .* next: --out OTHER/pbmc3k.zarr"):
         sd.datasets.demo_source(tmp_path)
     assert state(tmp_path) == before
+
+
+# -- what a run says of its own ------------------------------------------------------------------
+
+
+def test_overwrite__of_the_same_run_writes_the_store_again(store: Path, tmp_path: Path) -> None:
+    out = tmp_path / "o" / "out.zarr"
+    run_small(store, out)
+    adata = sd.read(out)
+    right = adata.obs["leiden"].tolist()
+    adata.obs["leiden"] = "wrong"
+    sd.write(adata, out, update=True)
+    run_small(store, out, overwrite=True)
+    assert sd.read(out).obs["leiden"].tolist() == right
+
+
+def test_same_run__is_found_after_another_was_begun_and_interrupted(store: Path, tmp_path: Path) -> None:
+    out = tmp_path / "o" / "out.zarr"
+    run_small(store, out)
+
+    class Stop:
+        def on_stage(self, stage: Any) -> None:
+            if stage.name == "neighbors":
+                raise KeyboardInterrupt
+
+        def on_pass(self, *_: Any) -> None: ...
+        def on_block(self, *_: Any) -> None: ...
+        def on_end(self, *_: Any) -> None: ...
+
+    with pytest.raises(KeyboardInterrupt):
+        run_small(store, out, overwrite=True, settings={"filter": {"min_genes": 41}}, listener=Stop())
+    assert run_small(store, out).was_there
+
+
+def test_report__of_the_user_is_not_that_of_a_killed_run(store: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    out, notes = tmp_path / "o" / "out.zarr", tmp_path / "notes.json"
+    with monkeypatch.context() as m:
+        m.setattr(runner.json, "dumps", lambda *a, **k: (_ for _ in ()).throw(OSError("disk is full")))
+        with pytest.raises(OSError, match="disk is full"):
+            run_small(store, out)
+    notes.write_text("{}")
+    with pytest.raises(StoreError, match="notes.json is there already"):
+        run_small(store, out, json_path=notes)
+    assert notes.read_text() == "{}"
+    run_small(store, out)

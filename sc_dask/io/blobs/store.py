@@ -113,6 +113,14 @@ class Location:
         url = self.url.split("::")[0]
         return posixpath.basename(url.split("?")[0] if url.startswith("http") else url)
 
+    def sibling(self, name: str) -> Location:
+        """Return the place of this name in the same folder, or under the same prefix."""
+        if self.is_local:
+            return Location(os.path.join(os.path.dirname(self.url), name))
+        protocol, _, rest = self.url.rstrip("/").partition("://")
+        parent = posixpath.dirname(rest)
+        return Location(f"{protocol}://{parent}/{name}" if parent else f"{protocol}://{name}", self.storage_options)
+
     @property
     def is_zip(self) -> bool:
         """Whether the location is one zip file that holds a zarr store."""

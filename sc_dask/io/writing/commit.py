@@ -8,7 +8,7 @@ beside it and copied once whole. Until then the old one stays.
 Results into a store. The new elements are written to ``.<name>.update`` beside it. When all are whole, a
 journal is put there; from then on the update can only be finished: the store is marked as uncommitted,
 elements are moved one by one, the metadata are consolidated and the mark comes back. After a kill, the
-next write to the store first finishes (journal there) or forgets (no journal) what was begun.
+next reader or writer of the store first finishes (journal there) or forgets (no journal) what was begun.
 """
 
 from __future__ import annotations
@@ -38,8 +38,7 @@ JOURNAL = "sc_dask_update"  # root attribute of a staging store whose elements a
 
 def beside(location: Location, suffix: str) -> Location:
     """Return the hidden neighbour ``.<name>.<suffix>`` of a store."""
-    parent = posixpath.dirname(location.url.rstrip("/"))
-    return Location(f"{parent}/.{location.name}.{suffix}", location.storage_options)
+    return location.sibling(f".{location.name}.{suffix}")
 
 
 def destination(location: Location) -> Location:
@@ -199,20 +198,28 @@ class Draft:
         if self.place.is_local:
             _set_mark(self.place)
             old = beside(self.target, "old")
+            kept = old / self.target.name
             if exists(self.target):
                 claim(old)
-                move(self.target, old / self.target.name)
-            move(self.place, self.target)
+                move(self.target, kept)
+            try:
+                move(self.place, self.target)
+            except BaseException:
+                if exists(kept) and not exists(self.target):
+                    move(kept, self.target)
+                raise
             release(old)
-            return
-        if self.place != self.target:
-            remove(self.target)
-            move(self.place, self.target)
-        _set_mark(self.target)
+        elif self.place != self.target:
+            _set_mark(self.place)  # from here on the new store is whole, and takes the place of the old one
+            _copied(self.place, self.target)
+        else:
+            _set_mark(self.target)
+        _forget_update(self.target)
 
     def abandon(self) -> None:
-        """Remove what was written."""
-        remove(self.place)
+        """Remove what was written, unless it is whole and on its way to a bucket's place."""
+        if self.place.is_local or self.place == self.target or is_unfinished(self.place):
+            remove(self.place)
 
 
 def draft(target: Location, *, overwrite: bool) -> Draft:
@@ -252,9 +259,38 @@ def draft(target: Location, *, overwrite: bool) -> Draft:
     return Draft(target, place)
 
 
+def _copied(place: Location, target: Location) -> None:
+    """Put a whole store of a bucket in the place of another; killed meanwhile, `recover` does it again."""
+    remove(target)
+    move(place, target, keep=True)
+    remove(place)
+
+
+def _forget_update(target: Location) -> None:
+    """Remove an update of the store that stood here before."""
+    staging = beside(target, "update")
+    if exists(staging) and _mark_of(staging) is not None:
+        remove(staging)
+
+
+def recover(target: Location) -> bool:
+    """Finish what was whole when its writer was killed: an update, or a store on its way to a bucket's place.
+
+    Called by who holds the place (`writing`). Returns whether there was something to finish.
+    """
+    place, done = beside(target, "partial"), False
+    if not target.is_local and (_mark_of(place) or {}).get("committed", False):
+        _copied(place, target)
+        done = True
+    if _journal_of(target) is not None:
+        finish_update(target)
+        done = True
+    return done
+
+
 def is_taken(target: Location) -> bool:
-    """Tell whether something stands at a place that no interrupted writer has left."""
-    return exists(target) and not is_unfinished(target)
+    """Tell whether a store, or something else that no interrupted writer has left, stands at a place."""
+    return exists(target) and (not is_unfinished(target) or _journal_of(target) is not None)
 
 
 def is_store(target: Location) -> bool:
@@ -341,13 +377,11 @@ def finish_update(target: Location) -> str | None:
     if not exists(staging):
         return None
     _check_own(staging)
-    journal: Any = None
-    with contextlib.suppress(StoreError, FormatError):  # killed while it was being made
-        staged = open_group(staging, mode="r", use_consolidated=False)
-        journal = staged.attrs.get(JOURNAL)
-    if not isinstance(journal, dict):
-        remove(staging)
+    journal = _journal_of(target)
+    if journal is None or not exists(target):
+        remove(staging)  # killed while it was being made, or of a store that is gone
         return None
+    staged = open_group(staging, mode="r", use_consolidated=False)
     root = open_group(target, mode="r+", use_consolidated=False)
     disk.mark(root, committed=False)
     for path in journal["paths"]:
@@ -364,6 +398,18 @@ def finish_update(target: Location) -> str | None:
         consolidate(root)
     remove(staging)
     return journal.get("owner")
+
+
+def _journal_of(target: Location) -> dict[str, Any] | None:
+    """Return the journal of an update whose elements are all whole, or None."""
+    staging = beside(target, "update")
+    if not exists(staging):
+        return None
+    try:
+        journal = open_group(staging, mode="r", use_consolidated=False).attrs.get(JOURNAL)
+    except (StoreError, FormatError):
+        return None
+    return journal if isinstance(journal, dict) else None
 
 
 def _make_parents(root: zarr.Group, path: str) -> None:
