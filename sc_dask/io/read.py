@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -87,8 +88,10 @@ def read(
     budget = default_block_bytes() if block_bytes is None else int(block_bytes)
     kind = _whole(location, sniff)
     if kind == "zarr":
-        _whole(location, lambda place: is_complete(open_group(place), place))
-        return _read_zarr(location, budget, partial(lazy_table, location, h5=False) if lazy_obs else None)
+        root, complete = _whole(location, _opened)
+        return _read_zarr(
+            location, root, complete, budget, partial(lazy_table, location, h5=False) if lazy_obs else None
+        )
     if kind == "h5ad":
         return _read_h5ad(location, budget, partial(lazy_table, location, h5=True) if lazy_obs else None)
     raise FormatError(
@@ -103,18 +106,20 @@ def _whole(location: Location, look: Callable[[Location], T]) -> T:
     try:
         return look(location)
     except (StoreError, FormatError):
-        try:
-            with commit.writing(location):
-                if not commit.recover(location):
-                    raise
-        except OSError:  # nothing can be written there
-            pass
+        if not commit.is_half_way(location):
+            raise
+        with contextlib.suppress(OSError), commit.writing(location):  # OSError: nothing can be written there
+            commit.recover(location)
         return look(location)
 
 
-def _read_zarr(location: Location, budget: int, make_table: MakeTable | None) -> AnnData:
+def _opened(location: Location) -> tuple[Any, bool]:
     root = open_group(location)
-    complete, revision = is_complete(root, location), Revision(revision_of(location))
+    return root, is_complete(root, location)
+
+
+def _read_zarr(location: Location, root: Any, complete: bool, budget: int, make_table: MakeTable | None) -> AnnData:
+    revision = Revision(revision_of(location))
 
     def make(elem: Any) -> RowBlocks:
         encoding = _encoding(elem)

@@ -273,19 +273,24 @@ def _forget_update(target: Location) -> None:
         remove(staging)
 
 
-def recover(target: Location) -> bool:
+def recover(target: Location) -> None:
     """Finish what was whole when its writer was killed: an update, or a store on its way to a bucket's place.
 
-    Called by who holds the place (`writing`). Returns whether there was something to finish.
+    Called by who holds the place (`writing`).
     """
-    place, done = beside(target, "partial"), False
-    if not target.is_local and (_mark_of(place) or {}).get("committed", False):
-        _copied(place, target)
-        done = True
+    if _is_on_its_way(target):
+        _copied(beside(target, "partial"), target)
     if _journal_of(target) is not None:
         finish_update(target)
-        done = True
-    return done
+
+
+def is_half_way(target: Location) -> bool:
+    """Tell whether `recover` would find something to finish."""
+    return _is_on_its_way(target) or _journal_of(target) is not None
+
+
+def _is_on_its_way(target: Location) -> bool:
+    return not target.is_local and bool((_mark_of(beside(target, "partial")) or {}).get("committed", False))
 
 
 def is_taken(target: Location) -> bool:
