@@ -141,10 +141,12 @@ def groups(adata: AnnData, key: str, *, axis: str = "obs", **choices: Any) -> Gr
 def text_as_category(adata: AnnData, key: str) -> dict[tuple[str, str], pd.Categorical]:
     """Return a column of obs that holds text as the category that scanpy makes of it, to be written; else nothing.
 
-    Not of a lazy obs, whose columns stay in the store, nor in a batch, where another call may read the column.
+    Not in a batch, where another call may read the column.
     """
-    values = adata.obs[key] if not slots.is_lazy(adata.obs) else None
-    if values is None or batch.participant() is not None or pd.api.types.infer_dtype(values, skipna=True) != "string":
+    if batch.participant() is not None:
+        return {}
+    values = column(adata, key)
+    if pd.api.types.infer_dtype(values, skipna=True) != "string":
         return {}
     found = groups(adata, key, missing="drop", order="natural", max_groups=None)
     return {("obs", key): found.categorical()} if len(found) < len(values) else {}

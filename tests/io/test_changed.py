@@ -206,7 +206,7 @@ def test_writing__a_second_writer_is_told_who_writes(tmp_path: Path) -> None:
 
 def test_writing__a_killed_writer_keeps_nobody_away(tmp_path: Path) -> None:
     code = (
-        "import os, sys; from sc_dask.io import commit; from sc_dask.io.blobs.store import Location\n"
+        "import os, sys; from sc_dask.io.writing import commit; from sc_dask.io.blobs.store import Location\n"
         "with commit.writing(Location.parse(sys.argv[1])): os.kill(os.getpid(), 9)"
     )
     target = tmp_path / "a.zarr"
