@@ -8,10 +8,11 @@ that a store can be copied anywhere.
 from __future__ import annotations
 
 import unicodedata
+import warnings
 from collections.abc import Iterable
 from typing import Any
 
-from sc_dask.errors import InputError
+from sc_dask.errors import InputError, ScDaskWarning
 
 MOST_BYTES = 255  # of a file's name, on the disks that are in use
 _METADATA = ("zarr.json", ".zarray", ".zattrs", ".zgroup", ".zmetadata")
@@ -64,13 +65,24 @@ def check_name(name: Any, what: str, fix: str | None = None) -> None:
         raise InputError(f"{what} cannot be a name in a store: {reason}", _EXPECTED, fix)
 
 
-def check_new(**given: Any) -> None:
-    """Refuse names of results (an argument and its value: a text, several of them, or None) that cannot be stored.
+def warn_name(name: Any, what: str, fix: str) -> None:
+    """Warn of a name that cannot be stored: it may be used in memory, and writing refuses it."""
+    reason = why_not(name)
+    if reason is not None:
+        warnings.warn(
+            f"{what} cannot be a name in a store: {reason}; expected {_EXPECTED}; next: {fix}",
+            ScDaskWarning,
+            stacklevel=3,
+        )
 
-    Called by a function before it reads X, so that nothing is computed under a name that no file takes.
+
+def check_new(**given: Any) -> None:
+    """Warn of names of results (an argument and its value: a text, several of them, or None) that cannot be stored.
+
+    Called by a function before it reads X, so that who wants to write the result knows in time.
     """
     for argument, value in given.items():
         several = [value] if isinstance(value, str) or not isinstance(value, Iterable) else list(value)
         for name in several:
-            if name is not None:
-                check_name(name, f"{argument}={name!r}", f"{argument}={safe(str(name))!r}")
+            if name is not None and why_not(name) is not None:
+                warn_name(name, f"{argument}={name!r}", f"{argument}={safe(str(name))!r}")

@@ -13,7 +13,7 @@ from sc_dask import get, slots
 from sc_dask.array import qc
 from sc_dask.errors import CountsWarning, InputError
 from sc_dask.kernels.qc import as_sums
-from sc_dask.names import check_name, check_new, safe
+from sc_dask.names import check_new, safe, warn_name
 from sc_dask.price import Price, Size, priced
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ def calculate_qc_metrics(
     if inplace:
         check_new(expr_type=expr_type, var_type=var_type)
         for name in qc_vars:
-            check_name(name, f"the column {name!r} of var", f"adata.var[{safe(name)!r}] = adata.var.pop({name!r})")
+            warn_name(name, f"the column {name!r} of var", f"adata.var[{safe(name)!r}] = adata.var.pop({name!r})")
     masks = [_mask(adata, name, n_vars) for name in qc_vars]
     x = get.matrix(adata, layer, use_raw=use_raw)
     found = qc.metrics(x, np.array(masks, bool).reshape(len(masks), n_vars), tops)

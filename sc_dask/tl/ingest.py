@@ -20,7 +20,7 @@ from sc_dask.graph import ingest as placing
 from sc_dask.graph.layout import curve
 from sc_dask.graph.transfer import Labels
 from sc_dask.kernels.csr import to_dense
-from sc_dask.names import check_name, safe
+from sc_dask.names import safe, warn_name
 from sc_dask.price import MIB, Price, Size, priced
 from sc_dask.tl.genes import matched
 
@@ -106,7 +106,7 @@ def ingest(
     wanted, columns = _listed(embedding_method), [] if obs is None else _listed(obs)
     k, seed = _options(wanted, columns, labeling_method, kwargs)
     for name in columns:
-        check_name(
+        warn_name(
             name, f"the column {name!r} of the reference", f"adata_ref.obs[{safe(name)!r}] = adata_ref.obs[{name!r}]"
         )
     space = _space(adata_ref, neighbors_key)

@@ -15,7 +15,7 @@ from sc_dask.array.score import gene_means, scores
 from sc_dask.errors import InputError, MissingKeyError, ScDaskWarning
 from sc_dask.kernels.score import control_genes
 from sc_dask.log import logger
-from sc_dask.names import check_name, check_new, safe
+from sc_dask.names import check_new, safe, warn_name
 from sc_dask.price import Price, Size, priced
 
 if TYPE_CHECKING:
@@ -120,7 +120,7 @@ def score_genes(
         sets = {score_name: gene_list}
     check_new(score_name=score_name)
     for name in gene_list if isinstance(gene_list, Mapping) else ():
-        check_name(name, f"the key {name!r} of gene_list", f"gene_list[{safe(str(name))!r}] = gene_list.pop({name!r})")
+        warn_name(name, f"the key {name!r} of gene_list", f"gene_list[{safe(str(name))!r}] = gene_list.pop({name!r})")
     options = _Options(ctrl_as_ref, ctrl_size, gene_pool, n_bins, random_state, use_raw, layer)
     adata = adata.copy() if copy else adata
     found = _scores(adata, sets, options)
