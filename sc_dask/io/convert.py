@@ -167,10 +167,16 @@ def open_any(kind: str, source: Location, spill: Spill, options: Mapping[str, An
         "10x-mtx": lambda: tenx.read_mtx(source, spill, **options),
         "mtx": lambda: text.read_mtx(source, spill),
         "csv": lambda: text.read_table(source, spill, **{"delimiter": ",", **options}),
-        "tsv": lambda: text.read_table(source, spill, **{"delimiter": text.delimiter_of(source), **options}),
+        "tsv": lambda: text.read_table(source, spill, **{"delimiter": _delimiter_of(source), **options}),
         "loom": lambda: loom.read(source, **options),
     }
     return tables[kind]()
+
+
+def _delimiter_of(location: Location) -> str | None:
+    """Return what parts the columns of a ``.tsv``: tabs where its first line has one, else white space."""
+    with text.open_stream(location) as f:
+        return "\t" if b"\t" in f.readline() else None
 
 
 def _key(kind: str, source: Location, adata: AnnData, options: Mapping[str, Any], shard_bytes: int) -> str:

@@ -390,12 +390,6 @@ def _refuse_numbers_as_names(row: list[str], top: str, location: Any) -> None:
         )
 
 
-def delimiter_of(location: Location) -> str | None:
-    """Return what parts the columns of a ``.tsv``: tabs where its first line has one, else white space."""
-    with open_stream(location) as f:
-        return "\t" if b"\t" in f.readline() else None
-
-
 def read_table(
     location: Location,
     spill: Spill,
