@@ -113,9 +113,9 @@ def explain(adata: AnnData, function: str, /, **arguments: Any) -> Explanation:
     Returns
     -------
     Explanation, with ``passes``, ``bytes_read``, ``tasks``, ``memory``, ``held``, ``peak``, ``kept`` and ``writes``;
-    printed, it is a short table. Memory is from above: the peak is usually 1 to 1.3 times what is measured.
+    printed, it is a short table. Memory is meant from above (docs/decisions/071).
 
-    Passes: 0. Memory: none.
+    Passes: 0. Memory: none; of a csc X in memory its rows.
 
     Raises
     ------

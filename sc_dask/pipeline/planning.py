@@ -145,7 +145,7 @@ def plan(info: Info, settings: Settings, memory: int | None = None, *, n_genes: 
 
     Returns
     -------
-    RunPlan, whose peaks are from above: 1 to 1.25 times what was measured (see docs/decisions/023).
+    RunPlan, whose peaks are meant from above (see docs/decisions/023).
 
     Raises
     ------

@@ -83,7 +83,7 @@ def pca(
     svd_solver
         ``auto`` (the default, and what scanpy's ``arpack`` means here): ``gram`` up to 4,000 genes, else
         ``randomized``. ``gram`` is exact, as are scanpy's ``covariance_eigh`` and ``full``, which mean the same here;
-        its time grows as n_genes^3 (8,000 genes: two minutes). ``randomized`` (any number of genes) is nearly exact,
+        its time grows as n_genes^3. ``randomized`` (any number of genes) is nearly exact,
         ``incremental`` (any number of genes) close in the leading components.
     chunked, chunk_size
         scanpy's words for ``incremental`` and its tile of cells (1,000 if None).

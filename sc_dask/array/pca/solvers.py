@@ -19,9 +19,8 @@ from sc_dask.price import Size
 
 # float64 products up to here cost under a second or two; beyond, float32 tiles (added up in float64) take half the time
 _FLOAT64_FLOPS = 1e11
-# From so many genes on `randomized` is faster for any number of cells. Of 20,000 cells with 5 % non-zeros, seconds of a
-# core for gram and randomized: 2,000 genes 2.6 and 3.5; 4,000: 8.8 and 4.8; 6,000: 24.7 and 6.7. The pass of gram grows
-# with the cells by less than that of randomized does.
+# Of 20,000 cells with 5 % non-zeros, seconds of a core for gram and randomized: 2,000 genes 2.6 and 3.5; 4,000: 8.8 and
+# 4.8; 6,000: 24.7 and 6.7. The bound is above where they meet: gram is exact, and its pass multiplies once.
 GRAM_GENES = 4_000
 _SPLIT = 0.8  # of a Gram matrix's bytes is what one takes that is split into frequent and rare genes
 
