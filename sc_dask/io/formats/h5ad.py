@@ -8,15 +8,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from dask.base import tokenize
 
-from sc_dask.array.source import METER, Block, BlockSource
+from sc_dask.array.source import METER, Block
 from sc_dask.errors import FormatError
 from sc_dask.io.blobs.fetch import written_again
 from sc_dask.io.blobs.h5chunks import H5Array
-from sc_dask.io.blobs.sizes import matrix_bytes
 from sc_dask.io.blobs.store import Location, fingerprint
 from sc_dask.io.formats.csr import StoredCSR, block_dtype
+from sc_dask.io.formats.stored import StoredCSRSource, StoredSource
 
 _OPENING = threading.RLock()
 
@@ -28,7 +27,7 @@ def _open(location: Location, path: str, stamp: str) -> H5Array:
 
 
 @dataclass(frozen=True)
-class H5CSRSource(BlockSource):
+class H5CSRSource(StoredCSRSource):
     """Rows of a sparse matrix in an HDF5 file (or columns of a csc one, as the csr of the transpose)."""
 
     location: Location
@@ -54,44 +53,10 @@ class H5CSRSource(BlockSource):
         source.opened().check()
         return source
 
-    @property
-    def is_sparse(self) -> bool:
-        return True
-
-    @property
-    def place(self) -> Location:
-        return self.location
-
-    def stored_bytes(self) -> int | None:
-        return matrix_bytes(self.location, self.path)
-
-    @property
-    def state(self) -> str:
-        return self.stamp
-
-    @property
-    def token(self) -> str:
-        return tokenize(type(self).__name__, self.location.url, self.path, self.shape, self.stamp)
-
-    def row_nnz(self) -> np.ndarray:
-        return np.diff(self.opened().rows(0, self.shape[0]))  # its indptr is one small array
-
-    def columns(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
-        return self.opened().columns(start, stop)
-
-    @property
-    def reads_columns(self) -> bool:
-        return True
-
     def opened(self) -> StoredCSR:
         """Return the open matrix, opened once per process."""
         with _OPENING:
             return _opened_csr(self)
-
-    def read(self, start: int, stop: int) -> Block:
-        block = self.opened().read(start, stop)
-        METER.add(rows=stop - start)
-        return block
 
 
 @functools.lru_cache(maxsize=32)
@@ -103,7 +68,7 @@ def _opened_csr(source: H5CSRSource) -> StoredCSR:
 
 
 @dataclass(frozen=True)
-class H5DenseSource(BlockSource):
+class H5DenseSource(StoredSource):
     """Rows of a dense matrix in an HDF5 file."""
 
     location: Location
@@ -118,25 +83,6 @@ class H5DenseSource(BlockSource):
         shape = (int(dataset.shape[0]), int(dataset.shape[1]))
         dtype = block_dtype(dataset.dtype, f"{location}: {dataset.name}")
         return cls(location, dataset.name, shape, dtype, fingerprint(location))
-
-    @property
-    def is_sparse(self) -> bool:
-        return False
-
-    @property
-    def place(self) -> Location:
-        return self.location
-
-    def stored_bytes(self) -> int | None:
-        return matrix_bytes(self.location, self.path)
-
-    @property
-    def state(self) -> str:
-        return self.stamp
-
-    @property
-    def token(self) -> str:
-        return tokenize(type(self).__name__, self.location.url, self.path, self.shape, self.stamp)
 
     def read(self, start: int, stop: int) -> Block:
         with _OPENING:

@@ -20,12 +20,12 @@ from dask.base import tokenize
 
 from sc_dask.array.blocks import RowBlocks, from_source
 from sc_dask.array.chunks import cut_dense, default_block_bytes
-from sc_dask.array.source import METER, Block, BlockSource
+from sc_dask.array.source import METER, Block
 from sc_dask.errors import FormatError
 from sc_dask.io.blobs.fetch import written_again
-from sc_dask.io.blobs.sizes import matrix_bytes
 from sc_dask.io.blobs.store import Location, fingerprint, open_h5
 from sc_dask.io.formats.csr import block_dtype
+from sc_dask.io.formats.stored import StoredSource
 from sc_dask.kernels.csr import canonical
 
 _LOCK = threading.Lock()  # h5py has one anyway
@@ -33,7 +33,7 @@ GENE_ROWS_BYTES = 16 << 20  # genes are read in strips of about this size
 
 
 @dataclass(frozen=True)
-class LoomSource(BlockSource):
+class LoomSource(StoredSource):
     """Cells of one matrix of a loom file (a ``BlockSource``)."""
 
     location: Location
@@ -50,17 +50,6 @@ class LoomSource(BlockSource):
     def read_once(self) -> bool:
         """Spilling rows is cheaper than reading them again: their zeros are stored too, and h5py has one lock."""
         return True
-
-    @property
-    def place(self) -> Location:
-        return self.location
-
-    def stored_bytes(self) -> int | None:
-        return matrix_bytes(self.location, self.path)
-
-    @property
-    def state(self) -> str:
-        return self.stamp
 
     @property
     def token(self) -> str:

@@ -22,13 +22,13 @@ from zarr.abc.buffer import Buffer, BufferPrototype
 from zarr.abc.store import ByteRequest, Store
 from zarr.storage import WrapperStore
 
-from sc_dask.array.source import METER, Block, BlockSource
+from sc_dask.array.source import METER, Block
 from sc_dask.errors import FormatError, StoreError
 from sc_dask.io.blobs.fetch import Steps, objects_at, together, written_again
-from sc_dask.io.blobs.sizes import matrix_bytes
 from sc_dask.io.blobs.store import Location, Revision, fingerprint, zarr_store
 from sc_dask.io.blobs.zchunks import Chunks
 from sc_dask.io.formats.csr import StoredCSR, block_dtype
+from sc_dask.io.formats.stored import StoredCSRSource, StoredSource
 
 MARK = "sc_dask"  # root attribute of the stores that we write
 _METADATA = ("zarr.json", ".zarray", ".zgroup", ".zattrs", ".zmetadata")
@@ -268,7 +268,7 @@ def _latest(times: Sequence[int | None]) -> int | None:
 
 
 @dataclass(frozen=True)
-class ZarrCSRSource(BlockSource):
+class ZarrCSRSource(StoredCSRSource):
     """Rows of a sparse matrix in a zarr store (or columns of a csc one, as the csr of the transpose)."""
 
     location: Location
@@ -308,44 +308,10 @@ class ZarrCSRSource(BlockSource):
         source.opened().check()
         return source
 
-    @property
-    def is_sparse(self) -> bool:
-        return True
-
-    @property
-    def place(self) -> Location:
-        return self.location
-
-    def stored_bytes(self) -> int | None:
-        return matrix_bytes(self.location, self.path)
-
-    @property
-    def state(self) -> str:
-        return self.stamp
-
-    @property
-    def token(self) -> str:
-        return tokenize(type(self).__name__, self.location.url, self.path, self.shape, self.stamp)
-
-    def row_nnz(self) -> np.ndarray:
-        return np.diff(self.opened().rows(0, self.shape[0]))  # its indptr is one small array
-
-    def columns(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
-        return self.opened().columns(start, stop)
-
-    @property
-    def reads_columns(self) -> bool:
-        return True
-
     def opened(self) -> StoredCSR:
         """Return the open matrix, opened once per process."""
         with _OPENING:
             return _opened_csr(self)
-
-    def read(self, start: int, stop: int) -> Block:
-        block = self.opened().read(start, stop)
-        METER.add(rows=stop - start)
-        return block
 
 
 @functools.lru_cache(maxsize=64)
@@ -355,7 +321,7 @@ def _opened_csr(source: ZarrCSRSource) -> StoredCSR:
 
 
 @dataclass(frozen=True)
-class ZarrDenseSource(BlockSource):
+class ZarrDenseSource(StoredSource):
     """Rows of a dense matrix in a zarr store."""
 
     location: Location
@@ -376,25 +342,6 @@ class ZarrDenseSource(BlockSource):
         dtype = block_dtype(array.dtype, f"{location}: {array.path}")
         mark, newest = stamp(location, array.path, array)
         return cls(location, array.path, shape, dtype, mark, complete, newest, revision)
-
-    @property
-    def is_sparse(self) -> bool:
-        return False
-
-    @property
-    def place(self) -> Location:
-        return self.location
-
-    def stored_bytes(self) -> int | None:
-        return matrix_bytes(self.location, self.path)
-
-    @property
-    def state(self) -> str:
-        return self.stamp
-
-    @property
-    def token(self) -> str:
-        return tokenize(type(self).__name__, self.location.url, self.path, self.shape, self.stamp)
 
     def read(self, start: int, stop: int) -> Block:
         with _OPENING:
