@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 import psutil
 import scipy.sparse as sp
 from dask.base import is_dask_collection
@@ -20,7 +21,7 @@ from sc_dask.array import spill
 from sc_dask.array.blocks import from_array
 from sc_dask.array.engine import run, segments
 from sc_dask.array.gene_major import genes
-from sc_dask.array.logistic import IN_MEMORY_BYTES
+from sc_dask.array.logistic import in_memory_bytes
 from sc_dask.errors import InputError, MissingKeyError
 from sc_dask.get.columns import listed
 from sc_dask.io.write import write
@@ -182,18 +183,17 @@ def _function(name: str, asked: str) -> Any:
 def size_of(adata: AnnData, arguments: dict[str, Any]) -> tuple[Size, int | None]:
     """Return what a call with these arguments works on, and the bytes of X on disk; only metadata are read."""
     x, like = _matrix(adata, arguments)
-    columns = {key: _n_levels(adata, key) for key in _named_columns(adata, arguments)}
+    named = {key: get.column(adata, key) for key in _named_columns(adata, arguments)}
     common: dict[str, Any] = {
         "n_obs": adata.n_obs,
-        "numbers": frozenset(key for key in columns if is_numeric_dtype(get.column(adata, key))),
-        "levels_of": columns,
+        "numbers": frozenset(key for key, column in named.items() if is_numeric_dtype(column)),
+        "room": in_memory_bytes(),
+        "levels_of": {key: _n_levels(column) for key, column in named.items()},
         "genes": _n_chosen(adata, arguments),
         "n_edges": _n_edges(adata, arguments),
         "compiled": are_compiled(),
     }
     common["n_comps"], common["rep_is_x"] = _representation(adata, arguments)
-    budget = config.n_bytes("memory")
-    common["room"] = IN_MEMORY_BYTES if budget is None else budget // 4
     of_results = _known_of_table(adata, arguments) | ({"diffmap"} if "X_diffmap" in adata.obsm else set())
     if x is None:
         return Size(n_vars=adata.n_vars, n_values=0, known=of_results, **common), None
@@ -284,8 +284,7 @@ def _named_columns(adata: AnnData, arguments: dict[str, Any]) -> list[str]:
     return named
 
 
-def _n_levels(adata: AnnData, key: str) -> int:
-    column = get.column(adata, key)
+def _n_levels(column: pd.Series) -> int:
     return int(len(column.cat.categories) if hasattr(column, "cat") else column.nunique())
 
 

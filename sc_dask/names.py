@@ -65,14 +65,14 @@ def check_name(name: Any, what: str, fix: str | None = None) -> None:
         raise InputError(f"{what} cannot be a name in a store: {reason}", _EXPECTED, fix)
 
 
-def warn_name(name: Any, what: str, fix: str) -> None:
+def warn_name(name: Any, what: str, fix: str, *, stacklevel: int = 3) -> None:
     """Warn of a name that cannot be stored: it may be used in memory, and writing refuses it."""
     reason = why_not(name)
     if reason is not None:
         warnings.warn(
             f"{what} cannot be a name in a store: {reason}; expected {_EXPECTED}; next: {fix}",
             ScDaskWarning,
-            stacklevel=3,
+            stacklevel=stacklevel,
         )
 
 
@@ -84,5 +84,5 @@ def check_new(**given: Any) -> None:
     for argument, value in given.items():
         several = [value] if isinstance(value, str) or not isinstance(value, Iterable) else list(value)
         for name in several:
-            if name is not None and why_not(name) is not None:
-                warn_name(name, f"{argument}={name!r}", f"{argument}={safe(str(name))!r}")
+            if name is not None:
+                warn_name(name, f"{argument}={name!r}", f"{argument}={safe(str(name))!r}", stacklevel=4)

@@ -47,9 +47,14 @@ def fit(x: RowBlocks, classes: np.ndarray, options: Mapping[str, Any]) -> np.nda
     return _streamed(x, classes, options)
 
 
-def _fits(x: RowBlocks) -> bool:
+def in_memory_bytes() -> int:
+    """Return how large an X may be to be brought together."""
     memory = config.n_bytes("memory")
-    most = IN_MEMORY_BYTES if memory is None else memory // 4
+    return IN_MEMORY_BYTES if memory is None else memory // 4
+
+
+def _fits(x: RowBlocks) -> bool:
+    most = in_memory_bytes()
     if x.shape[0] * x.shape[1] * (x.dtype.itemsize + 4 * x.expression.is_sparse) <= most:
         return True
     return int(run.compute(reduce_rows(genes.GENE_BYTES, x), label="size").sum()) <= most

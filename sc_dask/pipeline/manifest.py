@@ -59,7 +59,8 @@ def write_bytes(location: Location, data: bytes) -> None:
 class Manifest:
     """The finished stages of a run and their checkpoints; ``result`` is set once nothing is left to do.
 
-    ``files`` names what the run has begun to write beside its store, under whatever input and settings.
+    ``files`` names what the run has begun to write beside its store, under whatever input and settings; ``replaces`` is
+    the state of what stood at its place when the store began to be written ("": nothing), None before.
     """
 
     place: Location
@@ -67,6 +68,7 @@ class Manifest:
     stages: list[dict[str, Any]] = field(default_factory=list)
     result: dict[str, Any] | None = None
     files: list[str] = field(default_factory=list)
+    replaces: str | None = None
 
     @classmethod
     def open(cls, place: Location, input_token: str) -> Manifest:
@@ -83,16 +85,17 @@ class Manifest:
         try:
             found = json.loads(read_bytes(place / "manifest.json"))
             stages, of, result = list(found["stages"]), found["input"], found.get("result")
-            files = list(found.get("files", []))
+            files, replaces = list(found.get("files", [])), found.get("replaces")
         except (ValueError, KeyError, TypeError) as err:
             raise StoreError(f"{place} is not a work area of sc-dask run", "its own", f"rm -r {place}") from err
         if of != input_token:
             return cls(place, input_token, files=files)
-        return cls(place, input_token, stages, result, files)
+        return cls(place, input_token, stages, result, files, replaces)
 
     def save(self) -> None:
         """Put the manifest."""
         held = {"input": self.input, "stages": self.stages, "result": self.result, "files": self.files}
+        held |= {"replaces": self.replaces}
         write_bytes(self.place / "manifest.json", json.dumps(held, indent=1).encode())
 
     def holds(self, name: str, key: str) -> bool:

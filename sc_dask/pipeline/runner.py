@@ -35,7 +35,6 @@ if TYPE_CHECKING:
 
     from sc_dask.log import Listener
 
-_STORE = "store:"  # in the manifest's files: what stood at OUT when the store began to be written
 STAGES = ("convert", *(s.name for s in STEPS), "write", "figures")
 _SECTIONS = {s.name: s.sections for s in STEPS} | {"write": ("write",)}
 
@@ -103,12 +102,12 @@ class _Run:
 
     def is_written(self) -> bool:
         """Tell whether the store at ``out`` was written from this work area."""
-        begun = [name for name in self.manifest.files if name.startswith(_STORE)]
-        return bool(begun) and begun[-1] != self.state_of_out() and self.is_there()
+        begun = self.manifest.replaces is not None
+        return begun and self.manifest.replaces != self.state_of_out() and self.is_there()
 
     def state_of_out(self) -> str:
-        """Return what the manifest keeps before the store is written: the state of what it replaces."""
-        return _STORE + (str(revision_of(self.out)) if commit.is_store(self.out) else "")
+        """Return the state of the store at ``out``; "" if there is none."""
+        return revision_of(self.out) if commit.is_store(self.out) else ""
 
 
 def run(
@@ -173,14 +172,10 @@ def run(
     with dask.config.set({} if memory is None else {"sc-dask.memory": memory}):
         plan = planning.plan(file_info, made)
         job = _Run(at, file_info, made, listener, overwrite)
-        if not exists(job.work / "manifest.json"):
-            begun = False
-        else:
+        if exists(job.work / "manifest.json"):
             job.manifest = Manifest.open(job.work, job.state)
-            begun = any(name.startswith(_STORE) for name in job.manifest.files)
-        if not overwrite and not begun and job.is_there():
+        if not overwrite and job.manifest.replaces is None and job.is_there():
             return _found(job)
-        job.manifest = Manifest.open(job.work, job.state)
         with _work_area(job, plan.block_bytes), places.folder_held(at):
             _check_out(job)
             report = _report_of(job) if job.manifest.result is not None and job.is_written() else None
@@ -351,8 +346,7 @@ def _open(job: _Run) -> AnnData:
 
 
 def _write(job: _Run, adata: AnnData) -> None:
-    others = [name for name in job.manifest.files if not name.startswith(_STORE)]
-    job.manifest.files = [*others, job.state_of_out()]
+    job.manifest.replaces = job.state_of_out()
     job.manifest.save()
     slots.write(adata, {("uns", "sc_dask"): job.about}, writer="pipeline")
     write(adata, job.out.url, storage_options=dict(job.out.storage_options) or None, overwrite=job.overwrite)
@@ -370,14 +364,13 @@ def _report(job: _Run, adata: AnnData) -> tuple[tuple[str, ...], str | None]:
             made[places.MARKERS] = table.to_csv(index=False, float_format="%.6g").encode()
         own = places.own_files(job.at, job.manifest.files, job.overwrite)
         places.check_beside(job.at, own)  # again: hours may have passed
-        job.manifest.files = sorted(own | set(made) | {str(job.at.report)})  # own holds what is said of the store
+        job.manifest.files = sorted(own | set(made) | {str(job.at.report)})
         job.manifest.save()
         for name, data in made.items():
             write_bytes(job.at.beside(name), data)
         for name in own.intersection(places.BESIDE).difference(made):
             commit.remove_file(job.at.beside(name))
-        said = [name for name in own if name.startswith(_STORE)]
-        job.manifest.files = [*made, str(job.at.report), *said]
+        job.manifest.files = [*made, str(job.at.report)]
     job.stages.append(s.as_dict() | {"warnings": told})
     drawn = tuple(str(job.at.beside(name)) for name in made if name != places.MARKERS)
     return drawn, str(job.at.beside(places.MARKERS)) if places.MARKERS in made else None

@@ -86,7 +86,7 @@ def nearest(
     Where ``x`` has too few rows the index is -1 and the distance infinity. Memory: ``_ROWS_A_TILE`` rows a thread, and
     12 bytes for each query, neighbour and tile.
     """
-    n_rows, n_queries = x.shape[0], queries.shape[0]
+    n_rows = x.shape[0]
     # Seen from the centre distances are short, and so lose few digits in |x|^2 + |y|^2 - 2xy.
     centre = x.mean(axis=0, dtype=np.float64).astype(np.float32)
     centred = queries - centre
@@ -104,12 +104,7 @@ def nearest(
         indices = np.where(indices == own[:, None], -1, indices)
     distances = np.where(indices < 0, np.float32(np.inf), distances)
     best = np.argsort(distances, axis=1, kind="stable")[:, : k + _SPARE]
-    indices, distances = by_differences(x, queries, np.take_along_axis(indices, best, axis=1), k)
-    lacking = k - indices.shape[1]
-    if lacking > 0:
-        indices = np.hstack([indices, np.full((n_queries, lacking), -1, np.int32)])
-        distances = np.hstack([distances, np.full((n_queries, lacking), np.inf, np.float32)])
-    return indices, distances
+    return by_differences(x, queries, np.take_along_axis(indices, best, axis=1), k)
 
 
 def by_products(
