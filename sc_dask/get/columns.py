@@ -149,7 +149,10 @@ def text_as_category(adata: AnnData, key: str) -> dict[tuple[str, str], pd.Categ
     if pd.api.types.infer_dtype(values, skipna=True) != "string":
         return {}
     found = groups(adata, key, missing="drop", order="natural", max_groups=None)
-    return {("obs", key): found.categorical()} if len(found) < len(values) else {}
+    if len(found) >= len(values):
+        return {}
+    # AnnData names categories by a list, so that pandas chooses their type, whatever the type of the column
+    return {("obs", key): pd.Categorical.from_codes(found.codes, pd.Index(found.names))}
 
 
 def batches(adata: AnnData, batch_key: str | None) -> tuple[np.ndarray | None, list[Any]]:

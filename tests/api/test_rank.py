@@ -230,13 +230,14 @@ def test_rank__wilcoxon_of_scaled_data_and_a_constant_gene(kind: type) -> None:
             assert ours.loc["gene3", "pvals"] == 1
 
 
-def test_rank__a_column_of_text_becomes_scanpys_category() -> None:
+@pytest.mark.parametrize("dtype", ["object", "string"])
+def test_rank__a_column_of_text_becomes_scanpys_category(dtype: str) -> None:
     import scanpy as sc
 
     adata, expected = logged(), logged()
     names = [f"c{i % 11}" for i in range(N_OBS)]
     for a in (adata, expected):
-        a.obs["cluster"] = pd.Series(names, a.obs_names, dtype=object)
+        a.obs["cluster"] = pd.Series(names, a.obs_names, dtype=dtype)
         a.obs["name"] = [f"n{i}" for i in range(N_OBS)]
     sd.tl.rank_genes_groups(adata, "cluster")
     sc.tl.rank_genes_groups(expected, "cluster", use_raw=False)
