@@ -75,12 +75,16 @@ def remove(location: Location) -> None:
         return
     fs, path = location.fs()
     with contextlib.suppress(FileNotFoundError):
-        fs.rm(_literal(path), recursive=True)
+        _remove_prefix(fs, path)
 
 
-def _literal(path: str) -> str:
-    """Return a path whose ``*``, ``?`` and ``[`` fsspec does not take for a pattern: it would remove what fits it."""
-    return glob.escape(path)
+def _remove_prefix(fs: Any, path: str) -> None:
+    """Remove a prefix; where fsspec would take its name for a pattern, and remove what fits it, object by object."""
+    if not glob.has_magic(path):
+        fs.rm(path, recursive=True)
+        return
+    for key in fs.find(path):
+        fs.rm_file(key)
 
 
 def remove_file(location: Location) -> None:
@@ -114,7 +118,7 @@ def move(source: Location, target: Location, *, keep: bool = False) -> None:
         if part and not is_pattern:
             fs.copy(part, [new + k[len(old) :] for k in part])
     if not keep:
-        fs.rm(_literal(old), recursive=True)
+        _remove_prefix(fs, old)
 
 
 # -- a new store ---------------------------------------------------------------------------------
