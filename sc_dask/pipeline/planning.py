@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from sc_dask.pipeline.settings import Settings
 
 MIN_BLOCK_BYTES = 2 * MIB
+_STREAMS = (8, 4, 2, 1)  # blocks at once that a budget is shared among, the first that fits
 # What the process of a run holds beside data: libraries, until X has been filtered and later; code that has yet to be
 # compiled (numba's cache is empty). Fitted to peaks of runs of PBMC3k, 50,000 simulated cells, 100,000 and 1.3 million
 # of PBMC3k's kind. Between stages the process gives back what it does not use, so what an earlier stage took is not
@@ -54,7 +56,7 @@ class RunPlan:
     @property
     def peak_bytes(self) -> int:
         """Return the highest of the stages."""
-        return max(s.peak_bytes for s in self.stages)
+        return _peak(self.stages)
 
     @property
     def total_bytes(self) -> int:
@@ -129,8 +131,15 @@ def _stages(file_info: Info, s: Settings, block: int, threads: int, n_genes: int
     return tuple(rows)
 
 
+def _peak(stages: tuple[StagePlan, ...]) -> int:
+    return max(st.peak_bytes for st in stages)
+
+
 def plan(info: Info, settings: Settings, memory: int | None = None, *, n_genes: int | None = None) -> RunPlan:
-    """Return the plan of a run, with blocks as large as the memory allows.
+    """Return the plan of a run: blocks as large as the memory allows, and as many threads as it then allows.
+
+    The size of the blocks hangs on the input, the settings and the memory, not on the number of threads: sums are
+    taken block by block, so that a run on any number of threads gives the same digits.
 
     Parameters
     ----------
@@ -141,7 +150,7 @@ def plan(info: Info, settings: Settings, memory: int | None = None, *, n_genes: 
     memory
         Budget of this process in bytes; None: the option ``sc-dask.memory``, else no limit.
     n_genes
-        How many genes are highly variable, once it is known.
+        How many genes are highly variable, once it is known: X is open by then, and its blocks are as they are.
 
     Returns
     -------
@@ -153,28 +162,47 @@ def plan(info: Info, settings: Settings, memory: int | None = None, *, n_genes: 
         No block size fits; names the stage and what to change.
     """
     memory = config.n_bytes("memory") if memory is None else memory
-    threads = run.n_workers() if run.client() is None else max(1, run.n_workers() // max(1, run.n_processes()))
+    in_client = run.client() is not None
+    threads = max(1, run.n_workers() // max(1, run.n_processes())) if in_client else run.n_workers()
     block = config.n_bytes("block-bytes") or 48 * MIB
+    if memory is not None and n_genes is None:
+        block = _block_for(memory, lambda block, streams: _stages(info, settings, block, streams, None), block)
     while True:
         stages = _stages(info, settings, block, threads, n_genes)
-        made = RunPlan(stages, block, threads, memory)
-        if memory is None or made.peak_bytes <= memory:
-            return made
-        if block <= MIN_BLOCK_BYTES:
+        if memory is None or _peak(stages) <= memory:
+            return RunPlan(stages, block, threads, memory)
+        if threads == 1 or in_client:  # whose workers have the threads that they have
             break
-        block = max(MIN_BLOCK_BYTES, block // 2)
+        threads -= 1
     worst = max(stages, key=lambda st: st.peak_bytes)
     needed = f"{int(worst.peak_bytes / 2**30 * 10 + 1.5) / 10:.1f}GiB"
-    others = ""
-    if threads > 1:
-        others += ", or fewer threads (DASK_NUM_WORKERS=1)"
+    others = ", or workers with fewer threads" if in_client and threads > 1 else ""
     if worst.name == "pca":
         others += ", or fewer genes (hvg.n_top_genes)"
     raise MemoryBudgetError(
-        f"stage {worst.name} needs {readable(worst.peak_bytes)} with the smallest blocks",
+        f"stage {worst.name} needs {readable(worst.peak_bytes)} with {_blocks(n_genes)}",
         f"at most {readable(memory)}",
         f"--memory {needed}{others}",
     )
+
+
+def _block_for(memory: int, stages: Callable[[int, int], tuple[StagePlan, ...]], largest: int) -> int:
+    """Return the size of blocks for a budget, else the size that needs least; the threads at hand do not count."""
+    sizes = [largest]
+    while sizes[-1] > MIN_BLOCK_BYTES:
+        sizes.append(max(MIN_BLOCK_BYTES, sizes[-1] // 2))
+    peaks = {(streams, block): _peak(stages(block, streams)) for streams in _STREAMS for block in sizes}
+    fitting = (block for (_, block), peak in peaks.items() if peak <= memory)
+    return next(fitting, min(sizes, key=lambda block: peaks[1, block]))
+
+
+def threads_of(made: RunPlan) -> dict[str, int]:
+    """Return the Dask option that holds this process to the threads of the plan; nothing where it has no more."""
+    return {"num_workers": made.n_threads} if run.client() is None and made.n_threads < run.n_workers() else {}
+
+
+def _blocks(n_genes: int | None) -> str:
+    return "blocks of the best size" if n_genes is None else f"{n_genes:,} highly variable genes"
 
 
 def as_dict(made: RunPlan) -> dict[str, Any]:

@@ -176,7 +176,7 @@ def run(
             job.manifest = Manifest.open(job.work, job.state)
         if not overwrite and job.manifest.replaces is None and job.is_there():
             return _found(job)
-        with _work_area(job, plan.block_bytes), places.folder_held(at):
+        with _work_area(job, plan), places.folder_held(at):
             _check_out(job)
             report = _report_of(job) if job.manifest.result is not None and job.is_written() else None
             killed_at_last = report is not None  # while the work area was removed
@@ -213,9 +213,11 @@ def _stages(job: _Run, start: float) -> Result:
     adata = _open(job)
     keys.check(adata)
     for step in STEPS:
+        options = {}
         if step.name == "pca":  # the memory of a Gram matrix hangs on a number that was guessed before
-            planning.plan(job.known, job.settings, n_genes=int(adata.var["highly_variable"].sum()))
-        with job.stage(step.name) as before:
+            made = planning.plan(job.known, job.settings, n_genes=int(adata.var["highly_variable"].sum()))
+            options = planning.threads_of(made)
+        with dask.config.set(options), job.stage(step.name) as before:
             if before is not None and not step.lazy:
                 slots.replay(adata, before)
             else:
@@ -252,13 +254,12 @@ def _stages(job: _Run, start: float) -> Result:
 
 
 @contextlib.contextmanager
-def _work_area(job: _Run, block_bytes: int) -> Iterator[None]:
+def _work_area(job: _Run, plan: planning.RunPlan) -> Iterator[None]:
     """Hold the work area and a folder for scratch; after an error nothing stays but finished stages."""
     scratch = _scratch(job)
     made_folders = [*places.missing_parents(job.work), *(places.missing_parents(scratch) if scratch else ())]
-    resources: dict[str, Any] = {"sc-dask.block-bytes": block_bytes} | (
-        {"sc-dask.work-dir": str(scratch)} if scratch else {}
-    )
+    resources: dict[str, Any] = {"sc-dask.block-bytes": plan.block_bytes} | planning.threads_of(plan)
+    resources |= {"sc-dask.work-dir": str(scratch)} if scratch else {}
     try:
         with job.manifest.locked(), dask.config.set(resources):
             try:

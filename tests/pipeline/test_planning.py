@@ -20,7 +20,7 @@ from sc_dask.array.engine import run, segments
 from sc_dask.array.pca import solvers
 from sc_dask.errors import MemoryBudgetError
 from sc_dask.io.info import Info, info
-from sc_dask.pipeline import RunPlan, Settings, plan, planning
+from sc_dask.pipeline import RunPlan, Settings, plan, planning, runner
 from tests.pipeline.runs import run_small
 
 MIB, GIB = 2**20, 2**30
@@ -122,6 +122,39 @@ def test_plan__blocks_shrink_to_the_budget() -> None:
     assert tight.total_bytes == free.total_bytes
 
 
+@pytest.mark.parametrize("facts", [SMALL, ATLAS])
+def test_plan__the_size_of_blocks_does_not_hang_on_threads(facts: Info) -> None:
+    with pytest.raises(MemoryBudgetError) as caught:
+        of(facts, threads=1, memory=300 * MIB)
+    least = int(float(re.search(r"--memory ([\d.]+)GiB", str(caught.value))[1]) * GIB)  # type: ignore[index]
+    for memory in (least, least + 20 * MIB, least + 100 * MIB, least + 500 * MIB, 2 * least, 60 * GIB):
+        plans = [of(facts, threads=n, memory=memory) for n in (1, 2, 3, 8, 16, 64)]
+        assert len({made.block_bytes for made in plans}) == 1
+        assert all(made.peak_bytes <= memory for made in plans)
+        assert [made.n_threads for made in plans] == sorted(made.n_threads for made in plans)
+    assert plans[-1].n_threads == 64
+    if facts is ATLAS:
+        assert of(facts, threads=64, memory=least).n_threads < 64
+
+
+def test_run__is_held_to_the_threads_of_the_plan(store: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    planned, finish, seen = planning.plan, runner.finish, []
+
+    def narrow(*args: Any, **options: Any) -> RunPlan:
+        return replace(planned(*args, **options), n_threads=3)
+
+    def watched(*args: Any) -> None:
+        seen.append(run.n_workers())
+        finish(*args)
+
+    monkeypatch.setattr(planning, "plan", narrow)
+    monkeypatch.setattr(runner, "finish", watched)
+    with dask.config.set(num_workers=5):
+        run_small(store, tmp_path / "result.zarr")
+        assert seen == [3]
+        assert run.n_workers() == 5
+
+
 def test_plan__takes_the_configured_budget() -> None:
     with dask.config.set({"sc-dask.memory": "300MiB"}), pytest.raises(MemoryBudgetError):
         of(SMALL)
@@ -131,7 +164,7 @@ def test_plan__takes_the_configured_budget() -> None:
 
 @pytest.mark.parametrize("facts", [SMALL, ATLAS, Info("a.csv", "csv")])
 def test_plan__refusal_names_what_would_do(facts: Info) -> None:
-    with pytest.raises(MemoryBudgetError, match="next: --memory .*GiB, or fewer threads") as caught:
+    with pytest.raises(MemoryBudgetError, match="next: --memory .*GiB") as caught:
         of(facts, memory=300 * MIB)
     enough = re.search(r"--memory ([\d.]+)GiB", str(caught.value))
     assert enough is not None
