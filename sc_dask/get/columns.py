@@ -138,7 +138,7 @@ def groups(adata: AnnData, key: str, *, axis: str = "obs", **choices: Any) -> Gr
     return of_column(column(adata, key, axis=axis), Name(key, axis, slots.is_lazy(table)), **choices)
 
 
-def text_as_category(adata: AnnData, key: str) -> dict[tuple[str, str], pd.Categorical]:
+def text_as_category(adata: AnnData, key: str) -> dict[tuple[str, str], Any]:
     """Return a column of obs that holds text as the category that scanpy makes of it, to be written; else nothing.
 
     Not in a batch, where another call may read the column.
