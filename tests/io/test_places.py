@@ -16,7 +16,7 @@ import pytest
 import scipy.sparse as sp
 
 import sc_dask as sd
-from sc_dask.errors import StoreError
+from sc_dask.errors import InputError, StoreError
 from sc_dask.io.blobs.store import Location, exists
 from sc_dask.io.info import info
 from sc_dask.io.writing import commit
@@ -126,6 +126,18 @@ def test_link__stays_a_link_and_what_it_points_to_is_replaced(suffix: str, tmp_p
         (there / "copy.zarr").rename(tmp_path / "gone")
     assert [p.name for p in there.iterdir()] == [real.name]
     assert {p.name for p in here.iterdir()} <= {link.name, "copy.zarr"}
+
+
+@pytest.mark.parametrize("url", ["s3://bucket", "gs://atlas.zarr/", "az://container", "S3://bucket/"])
+def test_bucket__as_a_whole_is_no_place_to_write(url: str, tmp_path: Path) -> None:
+    sd.write(small(), tmp_path / "x.zarr")
+    for write in (
+        lambda: sd.write(small(), url, overwrite=True),
+        lambda: sd.convert(tmp_path / "x.zarr", url),
+        lambda: sd.pipeline.run(tmp_path / "x.zarr", url),
+    ):
+        with pytest.raises(InputError, match="found the bucket .* expected a name in it; next: .*/atlas.zarr"):
+            write()
 
 
 def test_bucket__names_that_are_patterns_touch_nothing_else() -> None:

@@ -42,7 +42,16 @@ def beside(location: Location, suffix: str) -> Location:
 
 
 def destination(location: Location) -> Location:
-    """Return where an output really goes: a link means what it points to, and stays a link."""
+    """Return where an output really goes: a link means what it points to, and stays a link.
+
+    Raises
+    ------
+    InputError
+        The location is a whole bucket, beside which nothing can be written.
+    """
+    bucket = re.fullmatch(r"(s3a?|gs|gcs|az|abfss?|adl|r2|oss|oci)://[^/]+", location.url, re.IGNORECASE)
+    if bucket is not None:
+        raise InputError(f"found the bucket {location} as a place to write", "a name in it", f"{location}/atlas.zarr")
     if location.is_local and location.path.is_symlink():
         return Location(os.path.realpath(location.path))
     return location
