@@ -26,7 +26,7 @@ TOGETHER = (
 )
 
 
-class Result:
+class BatchResult:
     """What a call in a batch returns, once the batch has run."""
 
     def __init__(self, name: str, func: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
@@ -73,13 +73,13 @@ def _words(given: Any) -> Iterable[str]:
 class _Room:
     """``batch.pp``, ``batch.tl``, ``batch.get``: the functions that can be batched, as in ``sc_dask.pp`` and so on."""
 
-    def __init__(self, calls: list[Result], room: str) -> None:
+    def __init__(self, calls: list[BatchResult], room: str) -> None:
         self._calls, self._room = calls, room
 
     def __dir__(self) -> list[str]:
         return [n.split(".")[1] for n in TOGETHER if n.startswith(f"{self._room}.")]
 
-    def __getattr__(self, name: str) -> Callable[..., Result]:
+    def __getattr__(self, name: str) -> Callable[..., BatchResult]:
         full = f"{self._room}.{name}"
         if full not in TOGETHER:
             raise InputError(
@@ -89,8 +89,8 @@ class _Room:
             )
         func = getattr(importlib.import_module(f"sc_dask.{self._room}"), name)
 
-        def later(*args: Any, **kwargs: Any) -> Result:
-            self._calls.append(Result(full, func, args, kwargs))
+        def later(*args: Any, **kwargs: Any) -> BatchResult:
+            self._calls.append(BatchResult(full, func, args, kwargs))
             return self._calls[-1]
 
         return later
@@ -100,7 +100,7 @@ class Batch:
     """Calls that were asked for; they run together when the ``with`` block ends. Made by `batch`."""
 
     def __init__(self) -> None:
-        self._calls: list[Result] = []
+        self._calls: list[BatchResult] = []
         self.pp, self.tl, self.get = (_Room(self._calls, room) for room in ("pp", "tl", "get"))
 
     def __enter__(self) -> Batch:
@@ -142,7 +142,7 @@ def batch() -> Batch:
     -------
     A context manager with ``pp``, ``tl`` and ``get``: ``get.aggregate``, ``get.obs_df``, ``pp.calculate_qc_metrics``,
     ``pp.highly_variable_genes``, ``tl.rank_genes_groups``, ``tl.score_genes``, ``tl.score_genes_cell_cycle``. Every
-    call returns a `Result`, whose ``value`` is what the function returns.
+    call returns a `BatchResult`, whose ``value`` is what the function returns.
 
     Passes: as many as the function that needs most. Memory: the states of all of them.
 

@@ -1,4 +1,4 @@
-"""The walls of docs/architecture.md, read from the source: sizes, names, and which file may do what."""
+"""The module rules of docs/architecture.md, read from the source: sizes, names, and which file may do what."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ Finding = tuple[int, str]
 Rule = Callable[[ast.Module], Iterator[Finding]]
 
 
-def room(path: Path) -> str:
+def part_of_package(path: Path) -> str:
     """``sc_dask/io/read.py`` -> ``io/read.py``."""
     return path.relative_to(PACKAGE).as_posix()
 
@@ -158,7 +158,7 @@ def private_names(tree: ast.Module) -> Iterator[Finding]:
 
 
 # rule -> where it may be broken, as prefixes of the path under sc_dask/
-WALLS: dict[str, tuple[Rule, tuple[str, ...]]] = {
+MODULE_RULES: dict[str, tuple[Rule, tuple[str, ...]]] = {
     "functions of 80 lines at most": (long_functions, ()),
     "compute and persist only in array/engine/run.py": (computes, ("array/engine/run.py",)),
     "slots are written only in slots.py": (slot_writes, ("slots.py",)),
@@ -171,16 +171,16 @@ WALLS: dict[str, tuple[Rule, tuple[str, ...]]] = {
 }
 
 
-@pytest.mark.parametrize("wall", WALLS)
-def test_wall__holds(wall: str) -> None:
-    rule, allowed = WALLS[wall]
+@pytest.mark.parametrize("rule_name", MODULE_RULES)
+def test_module_rule__holds(rule_name: str) -> None:
+    rule, allowed = MODULE_RULES[rule_name]
     found = [
-        f"sc_dask/{room(path)}:{line}: {what}"
+        f"sc_dask/{part_of_package(path)}:{line}: {what}"
         for path in FILES
-        if not room(path).startswith(allowed or ("\0",))
+        if not part_of_package(path).startswith(allowed or ("\0",))
         for line, what in rule(ast.parse(path.read_text(), path.name))
     ]
-    assert not found, f"{wall}\n" + "\n".join(found)
+    assert not found, f"{rule_name}\n" + "\n".join(found)
 
 
 BREACHES = {
@@ -196,9 +196,9 @@ BREACHES = {
 }
 
 
-@pytest.mark.parametrize("wall", WALLS)
-def test_wall__sees_a_breach(wall: str) -> None:
-    assert list(WALLS[wall][0](ast.parse(BREACHES[wall])))
+@pytest.mark.parametrize("rule_name", MODULE_RULES)
+def test_module_rule__sees_a_breach(rule_name: str) -> None:
+    assert list(MODULE_RULES[rule_name][0](ast.parse(BREACHES[rule_name])))
 
 
 @pytest.mark.parametrize(
@@ -221,7 +221,7 @@ def test_private_names__every_form(line: str) -> None:
 
 
 @pytest.mark.parametrize("line", ["x = adata.obs['a']", "run.compute(a, b)", "obs['x'] = 1"])
-def test_walls__allow(line: str) -> None:
+def test_module_rules__allow(line: str) -> None:
     assert not [*slot_writes(ast.parse(line)), *computes(ast.parse(line))]
 
 
@@ -232,7 +232,7 @@ def test_files__are_short() -> None:
 
 
 def test_files__are_named_for_subjects() -> None:
-    assert not [room(p) for p in FILES if p.stem.strip("_") in SUBJECTLESS]
+    assert not [part_of_package(p) for p in FILES if p.stem.strip("_") in SUBJECTLESS]
 
 
 def run_python(code: str) -> str:
@@ -299,14 +299,14 @@ def test_import__a_verb_is_never_shadowed_by_its_file(package: str) -> None:
     )
 
 
-def test_import__walls_are_configured() -> None:
-    """The import arrows are import-linter's, run by ``make lint``; here: that none of our rooms escapes them."""
+def test_import__rules_are_configured() -> None:
+    """The import arrows are import-linter's, run by ``make lint``; here: that none of our modules escapes them."""
     import tomllib
 
     config = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]
     layers = " ".join(config["contracts"][0]["layers"])
     for layer_mark in "()|":
         layers = layers.replace(layer_mark, " ")
-    rooms = {p.stem for p in PACKAGE.glob("*.py")} | {p.parent.name for p in PACKAGE.glob("*/__init__.py")}
-    assert rooms - {"__init__", "testing"} <= set(layers.split())
+    modules = {p.stem for p in PACKAGE.glob("*.py")} | {p.parent.name for p in PACKAGE.glob("*/__init__.py")}
+    assert modules - {"__init__", "testing"} <= set(layers.split())
     assert importlib.util.find_spec("sc_dask") is not None

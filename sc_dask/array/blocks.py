@@ -27,7 +27,7 @@ from dask.highlevelgraph import HighLevelGraph
 from sc_dask import config
 from sc_dask.array import numpy_like
 from sc_dask.array.chunks import cut_dense, cut_rows
-from sc_dask.array.expr import BlockArgs, Expr, Plan, Role, RowVector, Step, evaluate, named
+from sc_dask.array.expr import BlockArgs, BlockPlan, Expr, Role, RowVector, Step, evaluate, named
 from sc_dask.array.layer import (
     PREFIX,
     ExprLayer,
@@ -234,7 +234,7 @@ class Evaluator:
         """Return rows ``start:stop`` as a block."""
         return evaluate(self.expression.plan(), self.expression.args(start, stop))
 
-    def part(self, start: int, stop: int) -> tuple[Plan, BlockArgs]:
+    def part(self, start: int, stop: int) -> tuple[BlockPlan, BlockArgs]:
         """Return the picklable arguments of rows ``start:stop``; ``evaluate_block(*part)`` makes them."""
         return self.expression.plan(), self.expression.args(start, stop)
 

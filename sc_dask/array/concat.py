@@ -2,7 +2,7 @@
 
 A part is a whole expression: its own source, picked rows and steps. Its last steps bring it to the columns, type and
 form of the result, so that a block of the result is one block of a part, or a stack of a few. What a task needs of the
-parts (`Piece`) travels with the task; what all tasks share (`Plans`) holds no row of anything.
+parts (`PartRows`) travels with the task; what all tasks share (`PartPlans`) holds no row of anything.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from dask.base import tokenize
 
 from sc_dask.array.blocks import RowBlocks, from_source
 from sc_dask.array.chunks import cut_dense, default_block_bytes
-from sc_dask.array.expr import BlockArgs, Expr, Plan, Step, column_selection, evaluate
+from sc_dask.array.expr import BlockArgs, BlockPlan, Expr, Step, column_selection, evaluate
 from sc_dask.array.layer import ForeignSource, Known
 from sc_dask.array.source import METER, Block, BlockSource, MemorySource
 from sc_dask.errors import InputError
@@ -24,7 +24,7 @@ from sc_dask.kernels.concat import as_csr, cast, stack
 
 
 @dataclass(frozen=True, eq=False)
-class Piece:
+class PartRows:
     """Rows of one part that a task stacks: which part, how they are made, and the rows themselves if in memory."""
 
     part: int
@@ -33,16 +33,16 @@ class Piece:
 
 
 @dataclass(frozen=True, eq=False)
-class Plans(BlockSource):
+class PartPlans(BlockSource):
     """What all tasks share of the parts."""
 
-    plans: tuple[Plan, ...]
+    plans: tuple[BlockPlan, ...]
     shape: tuple[int, int]
     dtype: np.dtype[Any]
     is_sparse: bool
     token: str
 
-    def join(self, payload: Sequence[Piece]) -> Block:
+    def join(self, payload: Sequence[PartRows]) -> Block:
         blocks = [evaluate(self.plans[p.part], p.args, p.block) for p in payload]
         return stack(blocks, self.shape[1], self.dtype, is_sparse=self.is_sparse)
 
@@ -81,12 +81,12 @@ class ConcatSource(BlockSource):
         """Rows of all that stands behind, picked or not: what a whole pass reads."""
         return sum(p.n_source_rows for p in self.parts)
 
-    def shared(self) -> Plans:
+    def shared(self) -> PartPlans:
         """Return what all tasks share, to which `payload` adds what one of them needs."""
-        plans = tuple(Plan(None, p.plan().kernels) if _in_memory(p) else p.plan() for p in self.parts)
-        return Plans(plans, self.shape, self.dtype, self.is_sparse, self.token)
+        plans = tuple(BlockPlan(None, p.plan().kernels) if _in_memory(p) else p.plan() for p in self.parts)
+        return PartPlans(plans, self.shape, self.dtype, self.is_sparse, self.token)
 
-    def payload(self, start: int, stop: int) -> tuple[Piece, ...]:
+    def payload(self, start: int, stop: int) -> tuple[PartRows, ...]:
         """Return what the task of rows ``start:stop`` takes along. Rows in memory are looked at, not copied."""
         pieces = []
         first = max(int(np.searchsorted(self.starts, start, side="right")) - 1, 0)
@@ -99,7 +99,7 @@ class ConcatSource(BlockSource):
                 args = self.parts[i].args(lo, hi)
                 source = self.parts[i].source
                 rows = source.read(args.start, args.stop) if isinstance(source, MemorySource) else None
-                pieces.append(Piece(i, args, rows))
+                pieces.append(PartRows(i, args, rows))
         return tuple(pieces)
 
     def read(self, start: int, stop: int) -> Block:

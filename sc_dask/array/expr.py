@@ -199,7 +199,7 @@ def column_selection(
 
 
 @dataclass(frozen=True, eq=False)
-class Plan:
+class BlockPlan:
     """What all tasks of a pass share: the source and the chain of kernels, without any per-row data."""
 
     source: BlockSource | None
@@ -223,13 +223,13 @@ class BlockArgs:
 Found = dict[tuple[int, int], Vector]  # row vectors that had to be taken from a block, by (step, position)
 
 
-def evaluate(plan: Plan, args: BlockArgs, block: Block | None = None) -> Block:
+def evaluate(plan: BlockPlan, args: BlockArgs, block: Block | None = None) -> Block:
     """Read one block and run it through all steps."""
     n = len(plan.kernels)
     return run_steps(plan, args, frozenset([n]), read_block(plan, args, block))[0][n][0]
 
 
-def read_block(plan: Plan, args: BlockArgs, block: Block | None = None) -> Block:
+def read_block(plan: BlockPlan, args: BlockArgs, block: Block | None = None) -> Block:
     """Return the rows of the source that stay; ``block``: what a foreign source has read already."""
     if block is None:
         if plan.source is None:
@@ -242,7 +242,7 @@ def read_block(plan: Plan, args: BlockArgs, block: Block | None = None) -> Block
 
 
 def run_steps(
-    plan: Plan, args: BlockArgs, depths: frozenset[int], block: Block
+    plan: BlockPlan, args: BlockArgs, depths: frozenset[int], block: Block
 ) -> tuple[dict[int, tuple[Block, tuple[Vector, ...]]], Found]:
     """Run a block through the steps, as far as anybody wants it.
 
@@ -330,10 +330,10 @@ class Expr:
         """A digest of all that decides the values, and of where the rows are cut."""
         return tokenize(self.source.token, self.bounds, self.rows, [s.name for s in self.steps])
 
-    def plan(self) -> Plan:
+    def plan(self) -> BlockPlan:
         """Return what all blocks share."""
         kernels = tuple((s.kernel, dict(s.const), tuple((r.kernel, r.const) for r in s.rows)) for s in self.steps)
-        return Plan(self.source.shared(), kernels)
+        return BlockPlan(self.source.shared(), kernels)
 
     def args(self, start: int, stop: int) -> BlockArgs:
         """Return what the task for rows ``start:stop`` of the result needs."""

@@ -18,7 +18,7 @@ import dask.array as da
 import numpy as np
 from dask.highlevelgraph import Layer
 
-from sc_dask.array.expr import BlockArgs, Expr, Plan, evaluate
+from sc_dask.array.expr import BlockArgs, BlockPlan, Expr, evaluate
 from sc_dask.array.source import Block, BlockSource
 from sc_dask.errors import InputError
 from sc_dask.outside import dask as outside
@@ -44,7 +44,7 @@ class Known:
         return Known, (self.rows, self.cols, self.values)
 
 
-def evaluate_block(plan: Plan, args: BlockArgs, block: Block | None = None) -> Block:
+def evaluate_block(plan: BlockPlan, args: BlockArgs, block: Block | None = None) -> Block:
     """Return one block of a lazy X (what a plain Dask task runs)."""
     return evaluate(plan, args, block)
 
@@ -135,13 +135,13 @@ class ExprLayer(Layer):
 
 
 @dataclass(frozen=True, eq=False)
-class _PlanOf(Plan):
-    """A plan in a graph, by which its layer is found once Dask has optimised the graph; pickled, it is a `Plan`."""
+class _PlanOf(BlockPlan):
+    """A plan in a graph, by which its layer is found once Dask has optimised the graph; pickled, a `BlockPlan`."""
 
     layer: ExprLayer | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Plan, (self.source, self.kernels)
+        return BlockPlan, (self.source, self.kernels)
 
 
 # -- knowing X again -----------------------------------------------------------------------------

@@ -33,7 +33,7 @@ N_START = 20_000
 
 
 @dataclass(frozen=True)
-class Options:
+class HarmonyOptions:
     """Numbers of Harmony, each batch and each cluster having its own."""
 
     theta: Doubles  # n_batches: how much batches avoid each other's clusters
@@ -86,7 +86,7 @@ def batches(codes: list[NDArray[Any]]) -> Batches:
     return Batches(of.astype(np.int32), design, np.bincount(of) @ design / len(of))
 
 
-def harmony(x: NDArray[Any], keys: Batches, options: Options, *, n_jobs: int) -> Integrated:
+def harmony(x: NDArray[Any], keys: Batches, options: HarmonyOptions, *, n_jobs: int) -> Integrated:
     """Return ``x`` (``n_obs x n_dims``, finite) without what tells batches apart.
 
     The updates are those of harmonypy 0.0.10, in float32 with float64 sums, with its random draws: blocks of cells in a
@@ -187,7 +187,7 @@ def _assigned(
     return sums, centres, energy
 
 
-def _start(state: _State, keys: Batches, centroids: Doubles, options: Options, run: Run) -> float:
+def _start(state: _State, keys: Batches, centroids: Doubles, options: HarmonyOptions, run: Run) -> float:
     """Assign all cells without a penalty; return the objective."""
     chunks = _chunks(np.arange(len(keys.of), dtype=np.int64))
     free = np.ones(state.sums.shape, np.float32)
@@ -201,7 +201,7 @@ def _counts(sums: Doubles, keys: Batches) -> tuple[Doubles, Doubles]:
     return keys.design.T @ sums, np.outer(keys.share, sums.sum(axis=0))
 
 
-def _crowding(sums: Doubles, keys: Batches, options: Options) -> float:
+def _crowding(sums: Doubles, keys: Batches, options: HarmonyOptions) -> float:
     """Return the part of the objective that grows where a batch is more frequent than elsewhere."""
     observed, expected = _counts(sums, keys)
     logs = np.log((observed + 1) / (expected + 1))
@@ -209,7 +209,7 @@ def _crowding(sums: Doubles, keys: Batches, options: Options) -> float:
 
 
 def _cluster(
-    state: _State, keys: Batches, options: Options, rng: np.random.RandomState, objectives: list[float], run: Run
+    state: _State, keys: Batches, options: HarmonyOptions, rng: np.random.RandomState, objectives: list[float], run: Run
 ) -> int:
     """Assign cells and move centroids until the objective converges; return the number of rounds."""
     for i in range(options.max_iter_kmeans):
@@ -221,7 +221,7 @@ def _cluster(
     return i + 1
 
 
-def _round(state: _State, keys: Batches, options: Options, rng: np.random.RandomState, run: Run) -> float:
+def _round(state: _State, keys: Batches, options: HarmonyOptions, rng: np.random.RandomState, run: Run) -> float:
     """Assign all cells anew, block by block in random order, each under the penalty that the others leave.
 
     The objective (distances, entropy and crowding) needs no distances: since a row of r is made of exponents of

@@ -24,7 +24,7 @@ _NO_KWDS: Mapping[str, Any] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
-class Layout:
+class Coordinates:
     """Coordinates, and the curve ``1 / (1 + a d^(2b))`` they were drawn with."""
 
     coords: NDArray[np.float32]  # n_obs x n_components
@@ -52,7 +52,7 @@ def umap(
     method: str = "umap",
     n_jobs: int | None = None,
     on_epoch: Callable[[int, int], None] | None = None,
-) -> Layout:
+) -> Coordinates:
     """Return the UMAP layout (McInnes, Healy & Melville 2018) of a graph; the same seed gives the same coordinates.
 
     ``method="umap"`` is our own optimisation of the same objective: each node moves by its own edges from where all
@@ -99,7 +99,7 @@ def umap(
             "init": init, "random_state": np.random.RandomState(random_state), "metric": metric,
             "metric_kwds": dict(metric_kwds),
         }  # fmt: skip
-        return Layout(_by_umap_learn(connectivities, x, n_components, a, b, options), float(a), float(b))
+        return Coordinates(_by_umap_learn(connectivities, x, n_components, a, b, options), float(a), float(b))
     force = optimise.Force(float(a), float(b), float(gamma), int(negative_sample_rate), float(alpha))
     how = optimise.How(int(random_state), config.n_threads() if n_jobs is None else int(n_jobs), on_epoch)
     nodes = ordered(connectivities)
@@ -111,7 +111,7 @@ def umap(
             placed, n_components, init if isinstance(init, str) else nodes.from_original(init), how.seed
         )
         coords = optimise.optimise(nodes.graph, first, force, n_epochs, how, order=placed.scales.order())
-    return Layout(nodes.to_original(coords), float(a), float(b))
+    return Coordinates(nodes.to_original(coords), float(a), float(b))
 
 
 def of_landmarks(
@@ -129,12 +129,12 @@ def of_landmarks(
     a: float | None = None,
     b: float | None = None,
     n_jobs: int | None = None,
-) -> Layout:
+) -> Coordinates:
     """Return the UMAP layout of a landmark graph: of its landmarks, then ``maxiter`` rounds (None: 30) of its cells."""
     a, b = _checked(n_components, min_dist, spread, negative_sample_rate, random_state, a, b)
     force = optimise.Force(a, b, float(gamma), int(negative_sample_rate), float(alpha))
     how = optimise.How(int(random_state), config.n_threads() if n_jobs is None else int(n_jobs))
-    return Layout(landmark_layout(graph, map_tasks, n_components, force, how, maxiter), a, b)
+    return Coordinates(landmark_layout(graph, map_tasks, n_components, force, how, maxiter), a, b)
 
 
 def _checked(

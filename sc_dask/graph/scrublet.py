@@ -23,7 +23,7 @@ _DOUBLETS_AT_ONCE = 4096
 
 
 @dataclass(frozen=True)
-class Options:
+class ScrubletOptions:
     """scanpy's options of a score."""
 
     expected_doublet_rate: float
@@ -59,7 +59,9 @@ class Scores:
     neighbor_parents: list[NDArray[np.int64]] | None
 
 
-def of_counts(counts: sp.csr_matrix, factors: Doubles, how: Simulation, options: Options, *, n_jobs: int) -> Scores:
+def of_counts(
+    counts: sp.csr_matrix, factors: Doubles, how: Simulation, options: ScrubletOptions, *, n_jobs: int
+) -> Scores:
     """Return the scores of cells from their counts.
 
     Parameters
@@ -84,7 +86,12 @@ def of_counts(counts: sp.csr_matrix, factors: Doubles, how: Simulation, options:
 
 
 def of_matrices(
-    observed: sp.csr_matrix, simulated: sp.csr_matrix, parents: NDArray[np.int64], options: Options, *, n_jobs: int
+    observed: sp.csr_matrix,
+    simulated: sp.csr_matrix,
+    parents: NDArray[np.int64],
+    options: ScrubletOptions,
+    *,
+    n_jobs: int,
 ) -> Scores:
     """Return the scores of cells from doublets that are there already; both matrices normalised alike."""
     return _scored(observed, iter([simulated]), parents, options, n_jobs)
@@ -117,7 +124,7 @@ def _scored(
     observed: sp.csr_matrix,
     simulated: Iterator[sp.csr_matrix],
     parents: NDArray[np.int64],
-    options: Options,
+    options: ScrubletOptions,
     n_jobs: int,
 ) -> Scores:
     n_obs = observed.shape[0]
@@ -145,7 +152,7 @@ def _scored(
     return Scores(scores[:n_obs], scores[n_obs:], parents, k, threshold, own)
 
 
-def _basis(observed: sp.csr_matrix, options: Options) -> tuple[Doubles, Doubles | None]:
+def _basis(observed: sp.csr_matrix, options: ScrubletOptions) -> tuple[Doubles, Doubles | None]:
     """Return principal axes of the cells in units of the genes (``n_genes x n_comps``), and the mean along them."""
     n_obs, n_genes = observed.shape
     k = options.n_prin_comps

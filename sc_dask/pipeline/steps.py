@@ -26,7 +26,7 @@ COUNTS = "sc_dask_counts"  # the lazy layer of counts while a run is on
 
 
 @dataclass(frozen=True)
-class Step:
+class PipelineStep:
     """A stage: its name, what it does, the sections of the settings that it reads, and whether it reads X.
 
     A ``lazy`` step reads nothing and is made again on resume instead of being stored.
@@ -171,16 +171,16 @@ def markers(adata: AnnData, s: Settings) -> None:
     tl.rank_genes_groups(adata, "leiden", groups=groups, use_raw=False, **s.section("markers"))
 
 
-STEPS: tuple[Step, ...] = (
-    Step("qc", qc, ("input", "qc")),
-    Step("filter", filter_cells_and_genes, ("filter",)),
-    Step("normalize", normalize, ("normalize",), lazy=True),
-    Step("hvg", hvg, ("hvg",)),
-    Step("pca", pca, ("pca",)),
-    Step("neighbors", neighbors, ("neighbors",)),
-    Step("leiden", leiden, ("leiden",)),
-    Step("umap", umap, ("umap",)),
-    Step("markers", markers, ("markers",)),
+STEPS: tuple[PipelineStep, ...] = (
+    PipelineStep("qc", qc, ("input", "qc")),
+    PipelineStep("filter", filter_cells_and_genes, ("filter",)),
+    PipelineStep("normalize", normalize, ("normalize",), lazy=True),
+    PipelineStep("hvg", hvg, ("hvg",)),
+    PipelineStep("pca", pca, ("pca",)),
+    PipelineStep("neighbors", neighbors, ("neighbors",)),
+    PipelineStep("leiden", leiden, ("leiden",)),
+    PipelineStep("umap", umap, ("umap",)),
+    PipelineStep("markers", markers, ("markers",)),
 )
 
 

@@ -116,7 +116,7 @@ def harmony_integrate(
     slots.write(adata, {("obsm", adjusted_basis): found.x}, writer="pp.harmony_integrate")
 
 
-def _options(kwargs: dict[str, Any], keys: engine.Batches, sizes: list[int]) -> engine.Options:
+def _options(kwargs: dict[str, Any], keys: engine.Batches, sizes: list[int]) -> engine.HarmonyOptions:
     unknown = set(kwargs) - set(_DEFAULTS)
     if unknown:
         raise InputError(f"found the options {', '.join(sorted(unknown))}", f"some of: {', '.join(_DEFAULTS)}")
@@ -146,7 +146,7 @@ def _options(kwargs: dict[str, Any], keys: engine.Batches, sizes: list[int]) -> 
             f"sigma (one or {n_clusters}) and lamb above 0, theta not below 0",
         )
     names = ("block_size", "max_iter_harmony", "max_iter_kmeans", "epsilon_cluster", "epsilon_harmony", "random_state")
-    return engine.Options(theta, lamb, sigma, **{name: o[name] for name in names})
+    return engine.HarmonyOptions(theta, lamb, sigma, **{name: o[name] for name in names})
 
 
 def _per_batch(name: str, value: Any, sizes: list[int]) -> np.ndarray:

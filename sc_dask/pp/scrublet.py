@@ -138,7 +138,7 @@ def scrublet(
     (np.True_, 600)
     """
     _check(locals())
-    options = engine.Options(
+    options = engine.ScrubletOptions(
         expected_doublet_rate, knn_dist_metric, normalize_variance, mean_center, n_prin_comps, use_approx_neighbors,
         get_doublet_neighbor_parents, n_neighbors, threshold, random_state,
     )  # fmt: skip
@@ -189,7 +189,7 @@ def _check(o: dict[str, Any]) -> None:
 
 
 def _from_counts(
-    adata: AnnData, codes: np.ndarray | None, names: list[Any], how: engine.Simulation, options: engine.Options
+    adata: AnnData, codes: np.ndarray | None, names: list[Any], how: engine.Simulation, options: engine.ScrubletOptions
 ) -> tuple[np.ndarray, list[engine.Scores | None]]:
     """Return the batch of each cell that is scored (-1: none) and the scores of each batch, None of small ones."""
     x = get.matrix(adata)
@@ -234,7 +234,7 @@ def _too_small(k: int, names: list[Any], n_cells: np.ndarray, n_genes: np.ndarra
     )
 
 
-def _from_simulated(adata: AnnData, adata_sim: AnnData, options: engine.Options) -> engine.Scores:
+def _from_simulated(adata: AnnData, adata_sim: AnnData, options: engine.ScrubletOptions) -> engine.Scores:
     if adata_sim.n_vars != adata.n_vars or "doublet_parents" not in adata_sim.obsm:
         raise InputError(
             f"adata_sim has {adata_sim.n_vars} genes and obsm {list(adata_sim.obsm)}",
@@ -245,7 +245,7 @@ def _from_simulated(adata: AnnData, adata_sim: AnnData, options: engine.Options)
     return run.call(engine.of_matrices, observed, simulated, parents, options, n_jobs=config.n_threads())
 
 
-def _described(s: engine.Scores, ratio: float | None, options: engine.Options) -> dict[str, Any]:
+def _described(s: engine.Scores, ratio: float | None, options: engine.ScrubletOptions) -> dict[str, Any]:
     out: dict[str, Any] = {
         "doublet_scores_sim": s.simulated,
         "doublet_parents": s.parents,

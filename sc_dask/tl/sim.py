@@ -30,7 +30,7 @@ _BLOCK_ROWS = 2**16  # so that a small simulation has work for several threads
 
 
 @dataclass(frozen=True)
-class Options:
+class SimOptions:
     """How a network is simulated; the names are scanpy's."""
 
     tmax: int
@@ -155,8 +155,8 @@ def sim(
     return adata if n_obs is None else read(target)
 
 
-def _options(params: dict[str, Any]) -> Options:
-    fields = Options.__dataclass_fields__
+def _options(params: dict[str, Any]) -> SimOptions:
+    fields = SimOptions.__dataclass_fields__
     missing = [k for k in fields if params.get(k) is None]
     if missing:
         raise InputError(f"found no {missing[0]}", "all parameters, or a parameter file", f"sim(..., {missing[0]}=...)")
@@ -170,7 +170,7 @@ def _options(params: dict[str, Any]) -> Options:
             raise InputError(f"found {k}={params[k]!r}", "a number, at least 0", f"sim(..., {k}=0)")
     if not isinstance(params["branching"], bool):
         raise InputError(f"found branching={params['branching']!r}", "True or False")
-    return Options(**{k: params[k] for k in fields})
+    return SimOptions(**{k: params[k] for k in fields})
 
 
 def _target(writedir: str | Path) -> Path:
@@ -201,7 +201,7 @@ def _start(rules: RuleFile, normal: Callable[[int], Any], other: np.ndarray) -> 
 # -- scanpy's realisations -----------------------------------------------------------------------
 
 
-def _kept(rules: RuleFile, options: Options) -> AnnData:
+def _kept(rules: RuleFile, options: SimOptions) -> AnnData:
     """Return realisations with scanpy's random numbers, drawn in scanpy's order."""
     from anndata import AnnData
 
@@ -259,7 +259,7 @@ def _var(rules: RuleFile) -> pd.DataFrame:
     return pd.DataFrame(index=pd.Index(rules.genes, dtype=object))
 
 
-def _uns(options: Options) -> dict[str, Any]:
+def _uns(options: SimOptions) -> dict[str, Any]:
     return {"tmax_write": options.tmax / options.step, "iroot": 0}
 
 
@@ -271,7 +271,7 @@ class SimSource(BlockSource):
     """Cells of independent realisations as a ``BlockSource``: the same wherever blocks are cut."""
 
     rules: RuleFile
-    options: Options
+    options: SimOptions
     n_obs: int
     token: str
 
@@ -304,7 +304,7 @@ class SimSource(BlockSource):
         return np.asarray(levels[:: o.step] + o.noiseObs * rng.standard_normal((o.n_saved, n)))
 
 
-def _lazy(rules: RuleFile, options: Options, n_obs: int) -> AnnData:
+def _lazy(rules: RuleFile, options: SimOptions, n_obs: int) -> AnnData:
     from anndata import AnnData
 
     if isinstance(n_obs, bool) or not isinstance(n_obs, int | np.integer) or n_obs < 1:

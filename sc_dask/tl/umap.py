@@ -150,7 +150,7 @@ def umap(
     return adata if copy else None
 
 
-def _of_all_cells(adata: AnnData, neighbors_key: str, **options: Any) -> layout.Layout:
+def _of_all_cells(adata: AnnData, neighbors_key: str, **options: Any) -> layout.Coordinates:
     connectivities = get.graph(adata, neighbors_key)
     params = adata.uns[neighbors_key].get("params", {})
     if params.get("method") != "umap":
@@ -159,7 +159,7 @@ def _of_all_cells(adata: AnnData, neighbors_key: str, **options: Any) -> layout.
             ScDaskWarning,
             stacklevel=3,
         )
-    result: layout.Layout = run.call(
+    result: layout.Coordinates = run.call(
         layout.umap,
         connectivities,
         get.embedding(adata, params.get("use_rep"), params.get("n_pcs")),

@@ -118,6 +118,6 @@ def test_constant_genes__have_variance_zero_in_groups() -> None:
 
 def test_constant_genes__have_no_part_in_doublet_scores() -> None:
     observed = sp.csr_matrix(dense(constant()))
-    options = engine.Options(0.05, "euclidean", True, True, 5, False, False, None, 0.3, 0)
+    options = engine.ScrubletOptions(0.05, "euclidean", True, True, 5, False, False, None, 0.3, 0)
     basis, _ = engine._basis(observed, options)
     assert not basis[list(SAME)].any() and basis.any()

@@ -18,13 +18,13 @@ def cells(n: int = 600, n_dims: int = 8) -> tuple[np.ndarray, list[np.ndarray]]:
     return x, [donor, protocol]
 
 
-def options(n_batches: int, k: int = 20, **given: Any) -> engine.Options:
+def options(n_batches: int, k: int = 20, **given: Any) -> engine.HarmonyOptions:
     numbers = {"theta": np.full(n_batches, 2.0), "lamb": np.ones(n_batches), "sigma": np.linspace(0.08, 0.12, k)}
     steps = {"max_iter_harmony": 4, "max_iter_kmeans": 20, "epsilon_cluster": 1e-5, "epsilon_harmony": 1e-4}
-    return engine.Options(**(numbers | steps | {"block_size": 0.05, "random_state": 3} | given))
+    return engine.HarmonyOptions(**(numbers | steps | {"block_size": 0.05, "random_state": 3} | given))
 
 
-def published(x: np.ndarray, phi: np.ndarray, o: engine.Options) -> tuple[np.ndarray, list[int], list[float]]:
+def published(x: np.ndarray, phi: np.ndarray, o: engine.HarmonyOptions) -> tuple[np.ndarray, list[int], list[float]]:
     """The updates of Korsunsky et al. (2019), dense and in float64, with harmonypy's random draws."""
     rng = np.random.RandomState(o.random_state)
     n, k, share = len(x), len(o.sigma), phi.mean(axis=0)

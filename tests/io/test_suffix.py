@@ -17,7 +17,7 @@ from zarr.abc.store import RangeByteRequest, SuffixByteRequest
 from zarr.buffer import default_buffer_prototype
 
 import sc_dask as sd
-from sc_dask.io.blobs.fetch import Part, RemoteObjects
+from sc_dask.io.blobs.fetch import ByteRange, RemoteObjects
 from sc_dask.io.blobs.store import Location, zarr_store
 from sc_dask.outside.fsspec import takes_negative_start
 from sc_dask.outside.zarr import sync
@@ -101,7 +101,7 @@ def test_last_bytes__of_every_size(url: str) -> None:
     fs.pipe_file(f"{path}/part", b"0123456789")
     assert not takes_negative_start(fs) and takes_negative_start(MemoryFileSystem())
     objects = RemoteObjects(location, fs, path)
-    answers = objects.ask([Part("part", -4), Part("part", 2, 3), Part("none", -4), Part("part")])
+    answers = objects.ask([ByteRange("part", -4), ByteRange("part", 2, 3), ByteRange("none", -4), ByteRange("part")])
     assert [None if (raw := a()) is None else raw.tobytes() for a in answers] == [b"6789", b"234", None, b"0123456789"]
     store, prototype = zarr_store(location), default_buffer_prototype()
     found = sync(store.get("part", prototype, SuffixByteRequest(4)))

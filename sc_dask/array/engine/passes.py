@@ -18,7 +18,7 @@ from sc_dask import blas
 from sc_dask.array.blocks import Lazy, RowBlocks
 from sc_dask.array.engine import segments
 from sc_dask.array.engine.join import RowOutput, join
-from sc_dask.array.expr import BlockArgs, Plan, RowVector, read_block, run_steps
+from sc_dask.array.expr import BlockArgs, BlockPlan, RowVector, read_block, run_steps
 from sc_dask.array.layer import ForeignSource
 from sc_dask.array.source import METER, MemorySource
 from sc_dask.outside.dask import fused
@@ -62,7 +62,7 @@ class Output:
 class PassSpec:
     """What all tasks of a pass share: the steps of each matrix, and the outputs of each matrix."""
 
-    plans: tuple[Plan, ...]  # the first one holds the source
+    plans: tuple[BlockPlan, ...]  # the first one holds the source
     outputs: tuple[tuple[Output, ...], ...]  # of each plan
     bounds: Any  # row bounds of the blocks
     in_place: bool  # no task is run twice: a state may be changed instead of copied
@@ -101,7 +101,7 @@ def sharing(xs: Iterable[RowBlocks]) -> list[list[RowBlocks]]:
 def describe(xs: Sequence[RowBlocks], lazies: Sequence[Lazy[Any]], in_place: bool, sourceless: bool) -> PassSpec:
     """Return what all tasks of a pass over ``xs`` share; ``sourceless``: every task is given its rows."""
     plans = [x.expression.plan() for x in xs]
-    plans = [Plan(None if sourceless or i else p.source, p.kernels) for i, p in enumerate(plans)]
+    plans = [BlockPlan(None if sourceless or i else p.source, p.kernels) for i, p in enumerate(plans)]
 
     def output(z: Lazy[Any]) -> Output:
         rows = RowOutput(z.x.shape[0]) if in_place and z.kind == "rows" else None
@@ -137,7 +137,7 @@ def _add_block(
     """
     plan, first = spec.plans[0], args[0]
     if isinstance(block, Opaque):
-        plan, block = Plan(block.value, plan.kernels), None
+        plan, block = BlockPlan(block.value, plan.kernels), None
         first = replace(first, start=0, stop=first.stop - first.start)
     block = read_block(plan, first, block)
     states: list[Any] = []

@@ -34,7 +34,7 @@ Steps = Generator[None, None, np.ndarray]
 
 
 @dataclass(frozen=True)
-class Part:
+class ByteRange:
     """Bytes ``start : start + size`` of an object; without a size all of it, from a negative start its last bytes."""
 
     key: str
@@ -51,7 +51,7 @@ class Objects(Protocol):
 
     @property
     def name(self) -> str: ...
-    def ask(self, parts: Sequence[Part]) -> list[Answer]:
+    def ask(self, parts: Sequence[ByteRange]) -> list[Answer]:
         """Ask for parts; returns at once.
 
         Raises
@@ -118,7 +118,7 @@ def written_again(name: str) -> StoreError:
     )
 
 
-def _whole(raw: Raw, part: Part, name: str) -> Raw:
+def _whole(raw: Raw, part: ByteRange, name: str) -> Raw:
     wanted = -part.start if part.start < 0 else part.size
     if wanted is None or len(raw) == wanted:
         return raw
@@ -139,10 +139,10 @@ class LocalObjects:
     def __init__(self, root: Path, newest_ns: int | None = None) -> None:
         self.name, self._newest_ns = str(root), newest_ns
 
-    def ask(self, parts: Sequence[Part]) -> list[Answer]:
+    def ask(self, parts: Sequence[ByteRange]) -> list[Answer]:
         return [partial(self._read, part) for part in parts]
 
-    def _read(self, part: Part) -> Raw | None:
+    def _read(self, part: ByteRange) -> Raw | None:
         try:
             fd = os.open(f"{self.name}/{part.key}", os.O_RDONLY)
         except FileNotFoundError:
@@ -175,7 +175,7 @@ class RemoteObjects:
         self._fs, self._path = fs, path.rstrip("/")
         self._free = asyncio.Semaphore(IN_FLIGHT)
 
-    def ask(self, parts: Sequence[Part]) -> list[Answer]:
+    def ask(self, parts: Sequence[ByteRange]) -> list[Answer]:
         if not self._fs.async_impl:
             return [partial(self._answer, part, partial(self._cat, part), part) for part in parts]
         answers: list[Answer] = []
@@ -184,24 +184,24 @@ class RemoteObjects:
             answers += [partial(self._answer, run, sent.result, part) for part in members]
         return answers
 
-    def _cat(self, run: Part) -> bytes:
+    def _cat(self, run: ByteRange) -> bytes:
         path = f"{self._path}/{run.key}"
         size = self._fs.info(path)["size"] if self._is_sized(run) else None
         raw: bytes = self._fs.cat_file(path, **_where(run, size))
         return raw
 
-    async def _cat_async(self, run: Part) -> bytes:
+    async def _cat_async(self, run: ByteRange) -> bytes:
         path = f"{self._path}/{run.key}"
         async with self._free:
             size = (await self._fs._info(path))["size"] if self._is_sized(run) else None
             raw: bytes = await self._fs._cat_file(path, **_where(run, size))
         return raw
 
-    def _is_sized(self, run: Part) -> bool:
+    def _is_sized(self, run: ByteRange) -> bool:
         """Tell whether the size of an object must be known to ask for its last bytes."""
         return run.start < 0 and not takes_negative_start(self._fs)
 
-    def _answer(self, run: Part, get: Callable[[], bytes], part: Part) -> Raw | None:
+    def _answer(self, run: ByteRange, get: Callable[[], bytes], part: ByteRange) -> Raw | None:
         try:
             raw = np.frombuffer(get(), np.uint8)
         except FileNotFoundError:
@@ -213,20 +213,20 @@ class RemoteObjects:
         return raw if part is run else raw[part.start - run.start :][: part.size]
 
 
-def _where(run: Part, size: int | None) -> dict[str, int | None]:
+def _where(run: ByteRange, size: int | None) -> dict[str, int | None]:
     """Return start and end of a part, from the beginning where the size of the object is given."""
     return {"start": run.start, "end": run.end} if size is None else {"start": max(0, size + run.start), "end": size}
 
 
-def _runs(parts: Sequence[Part]) -> list[tuple[Part, list[Part]]]:
+def _runs(parts: Sequence[ByteRange]) -> list[tuple[ByteRange, list[ByteRange]]]:
     """Return the parts in order, neighbours of one object joined into one request of up to `RUN_BYTES`."""
-    runs: list[tuple[Part, list[Part]]] = []
+    runs: list[tuple[ByteRange, list[ByteRange]]] = []
     for part in parts:
         if runs and part.size is not None:
             run, members = runs[-1]
             size = (run.size or 0) + part.size
             if run.size is not None and run.key == part.key and run.end == part.start and size <= RUN_BYTES:
-                runs[-1] = (Part(run.key, run.start, size), [*members, part])
+                runs[-1] = (ByteRange(run.key, run.start, size), [*members, part])
                 continue
         runs.append((part, [part]))
     return runs

@@ -65,7 +65,7 @@ _FILTERS: dict[int, Undo] = {
 
 
 @dataclass(frozen=True, eq=False)
-class Layout:
+class ChunkLayout:
     """Where a dataset's bytes are. ``chunks`` None: one run of bytes at ``offsets[0]``."""
 
     chunks: tuple[int, ...] | None
@@ -76,7 +76,7 @@ class Layout:
     masks: np.ndarray  # uint32, bit i: filter i was skipped
 
 
-def read_layout(dataset: Any) -> Layout | None:
+def read_layout(dataset: Any) -> ChunkLayout | None:
     """Return where an open h5py dataset's bytes are, or None when it must be read by h5py."""
     import h5py
 
@@ -91,7 +91,7 @@ def read_layout(dataset: Any) -> Layout | None:
         offset = dataset.id.get_offset()
         if offset is None:
             return None
-        return Layout(None, (), (), np.array([offset], np.int64), empty, empty)
+        return ChunkLayout(None, (), (), np.array([offset], np.int64), empty, empty)
     if plist.get_layout() != h5py.h5d.CHUNKED:
         return None
     filters = [plist.get_filter(i) for i in range(plist.get_nfilters())]
@@ -110,7 +110,7 @@ def read_layout(dataset: Any) -> Layout | None:
 
     if n:
         dataset.id.chunk_iter(keep)
-    return Layout(chunks, grid, tuple((int(f[0]), tuple(f[2])) for f in filters), offsets, sizes, masks)
+    return ChunkLayout(chunks, grid, tuple((int(f[0]), tuple(f[2])) for f in filters), offsets, sizes, masks)
 
 
 class H5Array:
@@ -195,12 +195,12 @@ class H5Array:
         ]
 
     @staticmethod
-    def _ids(layout: Layout, start: int, stop: int) -> np.ndarray:
+    def _ids(layout: ChunkLayout, start: int, stop: int) -> np.ndarray:
         assert layout.chunks is not None
         step, per_row = layout.chunks[0], int(np.prod(layout.grid[1:], dtype=np.int64))
         return np.arange(start // step * per_row, ((stop - 1) // step + 1) * per_row)
 
-    def _read_chunks(self, layout: Layout, out: np.ndarray, start: int, stop: int) -> None:
+    def _read_chunks(self, layout: ChunkLayout, out: np.ndarray, start: int, stop: int) -> None:
         assert layout.chunks is not None
         ids = self._ids(layout, start, stop)
         stored = ids[layout.sizes[ids] > 0]
@@ -219,7 +219,7 @@ class H5Array:
                 taken.append(slice(a - int(w) * size, b - int(w) * size))
             out[tuple(into)] = chunk[tuple(taken)]
 
-    def _decode(self, layout: Layout, raw: Any, mask: int, n_bytes: int) -> np.ndarray:
+    def _decode(self, layout: ChunkLayout, raw: Any, mask: int, n_bytes: int) -> np.ndarray:
         try:
             for i in range(len(layout.filters) - 1, -1, -1):
                 if not mask >> i & 1:

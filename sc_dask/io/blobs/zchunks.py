@@ -26,7 +26,7 @@ from sc_dask import config, malloc
 from sc_dask.array.source import METER
 from sc_dask.errors import FormatError
 from sc_dask.io.blobs.buffers import BUFFERS
-from sc_dask.io.blobs.fetch import Answer, Objects, Part, Raw, Steps, together
+from sc_dask.io.blobs.fetch import Answer, ByteRange, Objects, Raw, Steps, together
 from sc_dask.outside.zarr import JSON, metadata_of, name_of, options_of
 
 T = TypeVar("T")
@@ -308,7 +308,7 @@ class Chunks:
     def _ask(self, ids: list[int]) -> list[Answer]:
         return self._ask_at([self._where(i) for i in ids])
 
-    def _ask_at(self, parts: list[Part | None]) -> list[Answer]:
+    def _ask_at(self, parts: list[ByteRange | None]) -> list[Answer]:
         answers = iter(self._objects.ask([part for part in parts if part is not None]))
         return [_nothing if part is None else next(answers) for part in parts]
 
@@ -319,11 +319,11 @@ class Chunks:
         rest = (0,) * (self._array.ndim - 1)
         return f"{self._array.path}/{self._array.metadata.encode_chunk_key((obj, *rest))}".lstrip("/")
 
-    def _where(self, i: int) -> Part | None:
+    def _where(self, i: int) -> ByteRange | None:
         """Return where a chunk is, or None for one that a shard leaves out or whose shard is not there."""
         obj = self._object(i)
         if not self._grid.sharded:
-            return Part(self._key(obj))
+            return ByteRange(self._key(obj))
         try:
             table = self._index(obj)()
         except BaseException:
@@ -335,7 +335,7 @@ class Chunks:
             return None
         offset, size = (int(v) for v in table[i - obj * (self._grid.per_object // self._grid.per_chunk)])
         if offset != _MISSING:
-            return Part(self._key(obj), offset, size)
+            return ByteRange(self._key(obj), offset, size)
         self.left_out.add(self._key(obj))
         return None
 
@@ -344,7 +344,7 @@ class Chunks:
         n = self._grid.per_object // self._grid.per_chunk
         with self._lock:
             if obj not in self._indexes:
-                answer = self._objects.ask([Part(self._key(obj), -(16 * n + 4))])[0]
+                answer = self._objects.ask([ByteRange(self._key(obj), -(16 * n + 4))])[0]
                 self._indexes[obj] = _Once(partial(self._table, obj, answer))
             self._indexes.move_to_end(obj)
             while len(self._indexes) > _KEPT_INDEXES:

@@ -19,7 +19,7 @@ from dask.base import tokenize
 from sc_dask.array.blocks import RowBlocks, each_block, from_source
 from sc_dask.array.chunks import cut_dense, cut_rows, default_block_bytes
 from sc_dask.array.engine import run
-from sc_dask.array.expr import BlockArgs, Plan, read_block, run_steps
+from sc_dask.array.expr import BlockArgs, BlockPlan, read_block, run_steps
 from sc_dask.array.layer import ForeignSource, evaluate_block
 from sc_dask.array.source import Block, MemorySource
 from sc_dask.errors import ScDaskError, StoreError
@@ -60,7 +60,7 @@ class Target:
 
 
 @dataclass(frozen=True, eq=False)
-class Piece:
+class ShardRows:
     """A range of rows that overlaps a shard: how to make it, and how many values it must have."""
 
     args: BlockArgs
@@ -74,7 +74,7 @@ class ShardTask:
 
     shard: int
     first: int
-    pieces: tuple[Piece, ...]
+    pieces: tuple[ShardRows, ...]
 
 
 class _ForecastError(Exception):
@@ -95,7 +95,7 @@ class _Failed:
     error: Exception
 
 
-def _attempt(item: tuple[Any, ShardTask], shared: tuple[Plan, Target]) -> bool | _Failed | None:
+def _attempt(item: tuple[Any, ShardTask], shared: tuple[BlockPlan, Target]) -> bool | _Failed | None:
     """Write one shard; None where the attempt has failed already."""
     (put, task), attempt = item, shared[1].attempt
     if attempt in _ENDED:
@@ -107,7 +107,7 @@ def _attempt(item: tuple[Any, ShardTask], shared: tuple[Plan, Target]) -> bool |
         return _Failed(error)
 
 
-def put_sparse_shard(task: ShardTask, shared: tuple[Plan, Target]) -> bool:
+def put_sparse_shard(task: ShardTask, shared: tuple[BlockPlan, Target]) -> bool:
     """Make and write one shard of a csr matrix; return whether it was there already."""
     plan, target = shared
     layout = target.layout
@@ -139,7 +139,7 @@ def put_sparse_shard(task: ShardTask, shared: tuple[Plan, Target]) -> bool:
     return False
 
 
-def put_dense_shard(task: ShardTask, shared: tuple[Plan, Target]) -> bool:
+def put_dense_shard(task: ShardTask, shared: tuple[BlockPlan, Target]) -> bool:
     """Make and write one shard of a dense matrix; return whether it was there already."""
     plan, target = shared
     layout = target.layout
@@ -371,19 +371,19 @@ def _shuffle(x: RowBlocks, n_rows: int, told: Forecast) -> Shuffle:
     return shuffle_for((block.data if x.expression.is_sparse else block).astype(told.dtype, copy=False))
 
 
-def _pieces(x: RowBlocks, bounds: np.ndarray, indptr: np.ndarray | None) -> tuple[Piece, ...]:
+def _pieces(x: RowBlocks, bounds: np.ndarray, indptr: np.ndarray | None) -> tuple[ShardRows, ...]:
     source, out = x.expression.source, []
     for start, stop in zip(bounds[:-1].tolist(), bounds[1:].tolist(), strict=True):
         args = x.expression.args(start, stop)
         block = source.read(args.start, args.stop) if isinstance(source, MemorySource) else None
-        out.append(Piece(args, block, -1 if indptr is None else int(indptr[stop] - indptr[start])))
+        out.append(ShardRows(args, block, -1 if indptr is None else int(indptr[stop] - indptr[start])))
     return tuple(out)
 
 
 def _run(func: Any, tasks: Sequence[ShardTask], x: RowBlocks, target: Target) -> Written:
     plan = x.expression.plan()
     if isinstance(x.expression.source, MemorySource):
-        plan = Plan(None, plan.kernels)  # each task has its own rows; the whole matrix need not travel
+        plan = BlockPlan(None, plan.kernels)  # each task has its own rows; the whole matrix need not travel
     items = [(func, task) for task in tasks]
     found = run.map_tasks(_attempt, items, shared=(plan, target), label="write", n_rows=x.expression.n_source_rows)
     for result in found:
