@@ -13,8 +13,10 @@ from sc_dask.errors import InputError
 
 # Of our own workers. Their profiler looks at their threads a hundred times a second, a tenth of their time. The trim
 # threshold that Dask gives them makes every large array fresh memory, page by page: a fifth of PCA. These sizes are
-# what malloc itself comes to in a process that is left alone.
+# what malloc itself comes to in a process that is left alone. A nanny starts a killed worker again; on a busy machine
+# that takes longer than the 15 s after which Dask closes the nanny for good.
 _WORKER_SETTINGS = {
+    "distributed.deploy.lost-worker-timeout": "5m",
     "distributed.worker.profile.enabled": False,
     "distributed.nanny.pre-spawn-environ.MALLOC_TRIM_THRESHOLD_": 64 << 20,
     "distributed.nanny.pre-spawn-environ.MALLOC_MMAP_THRESHOLD_": 32 << 20,

@@ -73,7 +73,10 @@ def two_processes() -> Iterator[Any]:
     """Two worker processes under nannies, which tests may kill."""
     from distributed import LocalCluster
 
-    with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address="127.0.0.1:0", host="127.0.0.1") as made:
+    with (
+        dask.config.set({"distributed.deploy.lost-worker-timeout": "5m"}),  # as `sc_dask.cluster` has it
+        LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address="127.0.0.1:0", host="127.0.0.1") as made,
+    ):
         yield made
 
 
@@ -159,7 +162,7 @@ def test_pass__goes_on_when_all_workers_were_gone_for_a_moment(cluster: Any, tmp
 
     thread = threading.Thread(target=replace_all)
     thread.start()
-    with dask.config.set({"sc-dask.stall-timeout-s": 60}):
+    with dask.config.set({"sc-dask.stall-timeout-s": 240}):
         answer, rows = run.compute(*(f(k, slow(tmp_path)) for f, k in ((reduce_rows, TOTAL), (collect_rows, row_sums))))
     thread.join()
     assert answer == sum(range(1, 301)) and rows.sum() == answer
