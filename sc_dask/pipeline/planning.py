@@ -180,7 +180,7 @@ def plan(info: Info, settings: Settings, memory: int | None = None, *, n_genes: 
     if worst.name == "pca":
         others += ", or fewer genes (hvg.n_top_genes)"
     raise MemoryBudgetError(
-        f"stage {worst.name} needs {readable(worst.peak_bytes)} with {_blocks(n_genes)}",
+        f"stage {worst.name} needs {readable(worst.peak_bytes)} {_reason(n_genes)}",
         f"at most {readable(memory)}",
         f"--memory {needed}{others}",
     )
@@ -201,8 +201,8 @@ def threads_of(made: RunPlan) -> dict[str, int]:
     return {"num_workers": made.n_threads} if run.client() is None and made.n_threads < run.n_workers() else {}
 
 
-def _blocks(n_genes: int | None) -> str:
-    return "blocks of the best size" if n_genes is None else f"{n_genes:,} highly variable genes"
+def _reason(n_genes: int | None) -> str:
+    return "whatever the size of its blocks" if n_genes is None else f"with {n_genes:,} highly variable genes"
 
 
 def as_dict(made: RunPlan) -> dict[str, Any]:
