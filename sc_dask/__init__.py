@@ -9,7 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from sc_dask import cluster, config, datasets, errors, get, io, log, metrics, pipeline, pp, tl
+    from sc_dask import cluster, config, datasets, errors, get, io, log, metrics, pipeline, pl, pp, tl
     from sc_dask.batching import batch
     from sc_dask.explaining import explain
     from sc_dask.io.concat import concat
@@ -34,6 +34,7 @@ __all__ = [
     "log",
     "metrics",
     "pipeline",
+    "pl",
     "pp",
     "print_versions",
     "read",

@@ -212,6 +212,10 @@ SLOTS: tuple[Slot, ...] = (
     Slot("obs", "{}", "n_obs", "category", "tl.rank_genes_groups", "the groups, if their column was text"),
     Slot("uns", "{}", "", "dict", "tl.filter_rank_genes_groups", "the same, with empty names of genes taken out"),
     Slot("uns", "{}", "", "DataFrame", "tl.marker_gene_overlap", "cell types x groups"),
+    Slot("uns", "{}_colors", "n_categories", "str", "pl", "colours of the categories of a column"),
+    Slot("uns", "paga", "", "dict", "pl", "the same, with the positions of the groups (pos)"),
+    Slot("uns", "{}", "", "", "pl", "what else scanpy keeps of a plot"),
+    Slot("obs", "{}", "n_obs", "category", "pl", "a column of text that was drawn"),
 )
 
 

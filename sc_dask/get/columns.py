@@ -13,6 +13,8 @@ import scipy.sparse as sp
 from sc_dask import slots
 from sc_dask.array.blocks import RowBlocks, collect_rows, from_array
 from sc_dask.array.engine import batch, run
+from sc_dask.array.gene_major import genes as gene_major
+from sc_dask.array.source import MemorySource
 from sc_dask.errors import InputError, MissingKeyError
 from sc_dask.groups import Groups, Name, of_column
 from sc_dask.kernels.csr import to_dense
@@ -208,7 +210,7 @@ def obs_df(
     genes, positions = _gene_positions(list(dict.fromkeys(keys)), columns, names)
     out = {}
     if genes:
-        values = _gene_values(adata, stored(adata, layer, use_raw=use_raw), positions)
+        values = gene_values(adata, np.array(positions), layer=layer, use_raw=use_raw)
         out = {g: values[:, i] for i, g in enumerate(genes)}
     values_of = {k: slots.load(adata.obs, k) if k in columns else out[k] for k in keys}
     table = pd.DataFrame(values_of, index=slots.names(adata.obs))
@@ -238,12 +240,35 @@ def _gene_positions(keys: list[str], columns: Collection[str], names: pd.Index) 
     return genes, [int(at[0]) for at in positions]
 
 
-def _gene_values(adata: AnnData, x: Any, positions: list[int]) -> np.ndarray:
-    """Return the values of some genes, (n_obs, n_genes); 1 pass. X of a backed AnnData is read row by row, too."""
-    if not adata.isbacked or isinstance(x, np.ndarray | da.Array) or sp.issparse(x):
-        return run.compute(collect_rows(to_dense, blocks_of(x).select_columns(np.array(positions)), dtype=None))
-    starts = range(0, max(x.shape[0], 1), _ROWS)
-    return np.concatenate([in_memory(x[start : start + _ROWS][:, positions]) for start in starts])
+def gene_values(
+    adata: AnnData,
+    positions: np.ndarray,
+    *,
+    layer: str | None = None,
+    use_raw: bool = False,
+    rows: np.ndarray | None = None,
+) -> np.ndarray:
+    """Return the values of some genes (n_obs or n_rows, n_genes), dense.
+
+    1 pass over X, or over the rows; none where there is a gene-major copy. X of a backed AnnData is read row by row,
+    too.
+    """
+    x = stored(adata, layer, use_raw=use_raw)
+    if adata.isbacked and not isinstance(x, np.ndarray | da.Array) and not sp.issparse(x):
+        starts = range(0, max(x.shape[0], 1), _ROWS)
+        values = np.concatenate([in_memory(x[start : start + _ROWS][:, positions]) for start in starts])
+        return values if rows is None else values[rows]
+    blocks = blocks_of(x)
+    if not isinstance(blocks.expression.source, MemorySource) and gene_major.is_made(blocks):
+        cols, back = np.unique(positions, return_inverse=True)
+        values = gene_major.map_cols(_dense_genes, blocks, cols, label="genes")[back].T
+        return values if rows is None else values[rows]
+    blocks = blocks if rows is None else blocks.select_rows(rows)
+    return run.compute(collect_rows(to_dense, blocks.select_columns(positions), dtype=None), label="genes")
+
+
+def _dense_genes(tile: sp.csc_matrix) -> np.ndarray:
+    return tile.T.toarray()
 
 
 def _obsm_column(adata: AnnData, key: str, i: Any) -> Any:
