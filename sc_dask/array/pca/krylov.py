@@ -12,6 +12,7 @@ from sc_dask.array.blocks import Lazy, Reduction, RowBlocks, reduce_rows
 from sc_dask.array.engine import run
 from sc_dask.array.pca.components import PCA, finite, rotated
 from sc_dask.kernels.times_gram import (
+    TILE_ROWS,
     TimesGramState,
     merge_times_gram,
     times_comoments,
@@ -50,7 +51,7 @@ def randomized(
     genes, the flattest tail) 0.9999, 0.999, 4e-4. Exact up to ``9 max(n_comps, 50)`` genes or so many cells.
 
     Passes: 4; 1 where blocks can be spilled.
-    Memory: ``72 n_vars max(n_comps, 50)`` bytes a thread (twice that on a cluster), six times as much for the driver.
+    Memory: ``144 n_vars max(n_comps, 50)`` bytes a thread, six times as much for the driver.
     """
     with blas.one_thread():
         staged, leading, mean, squares = _leading(x, n_comps, zero_center, random_state)
@@ -58,9 +59,9 @@ def randomized(
 
 
 def randomized_memory(size: Size, n_comps: int, chunk_size: int | None = None) -> int:
-    """Return the bytes of the products with all directions: of each state, and six times for the driver."""
+    """Return the bytes of the products with all directions, and of tiles: two of each state, twelve of the driver."""
     width = min(_DIRECTIONS[0] * max(n_comps, _FEW), size.genes)
-    return 8 * size.genes * width * (size.states + 6)
+    return 8 * width * (size.genes * (2 * size.states + 12) + 2 * TILE_ROWS * size.streams)
 
 
 def _leading(
