@@ -383,7 +383,8 @@ def test_refused__memory_before_anything_is_read(
     for command in (("run", source, "--out", out), ("plan", source)):
         sentence = said(sc_dask(*command, "--memory", "200MiB"))
         assert re.search(
-            r"stage \w+ needs \d+ MiB whatever the size of its blocks; expected at most 200 MiB; next: --memory 0\.\dGiB",
+            r"stage \w+ needs \d+ MiB whatever the size of its blocks; expected at most 200 MiB; "
+            r"next: --memory 0\.\dGiB",
             sentence,
         )
     assert not out.parent.exists()
