@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+from matplotlib.artist import allow_rasterization
 from matplotlib.axes import Axes
 from matplotlib.collections import PathCollection
 from matplotlib.path import Path
@@ -20,14 +21,15 @@ from matplotlib.path import Path
 from sc_dask.kernels.points import blend
 
 _PATCHING = threading.RLock()  # matplotlib's class is one for the process
-_CIRCLE = len(Path.unit_circle().vertices)
+_CIRCLE = len(np.asarray(Path.unit_circle().vertices))
+_AXES: Any = Axes
 
 
 @contextlib.contextmanager
 def as_image(n_points: int) -> Iterator[None]:
     """Let what ``Axes.scatter`` makes inside of so many points, or more, be drawn as an image."""
     with _PATCHING:
-        original = Axes.scatter
+        original = _AXES.scatter
 
         @functools.wraps(original)
         def scatter(self: Axes, *args: Any, **kwargs: Any) -> Any:
@@ -37,11 +39,11 @@ def as_image(n_points: int) -> Iterator[None]:
                 drawn.set_rasterized(True)
             return drawn
 
-        Axes.scatter = scatter
+        _AXES.scatter = scatter
         try:
             yield
         finally:
-            Axes.scatter = original
+            _AXES.scatter = original
 
 
 def _is_plain(drawn: Any) -> bool:
@@ -59,23 +61,27 @@ class PointsAsImage(PathCollection):
     Of a million points 0.1 s instead of 5. A vector file holds the image; everything around it stays text and lines.
     """
 
+    @allow_rasterization  # in vector files at the figure's resolution, not at 72 dots per inch
     def draw(self, renderer: Any) -> None:
         """Blend all points in their order, and hand the image to the renderer."""
         if not self.get_visible():
             return
         self.update_scalarmappable()
-        at = np.ma.filled(np.ma.asarray(self.get_offsets(), float), np.nan)
+        ax: Any = self.axes
+        at: np.ndarray = np.ma.filled(np.ma.asarray(self.get_offsets(), float), np.nan)
         at = self.get_offset_transform().transform(at)
-        pixels = renderer.points_to_pixels(1.0) * float(self.get_paths()[0].vertices.max())
+        pixels = renderer.points_to_pixels(1.0) * float(np.max(np.asarray(self.get_paths()[0].vertices)))
         radii = np.sqrt(np.atleast_1d(self.get_sizes()).astype(float)) * pixels
-        box = self.axes.bbox if self.get_clip_on() else self.axes.figure.bbox
+        box = ax.bbox if self.get_clip_on() else ax.figure.bbox
         left, bottom = int(np.floor(box.x0)), int(np.floor(box.y0))
         image = np.zeros((int(np.ceil(box.y1)) - bottom, int(np.ceil(box.x1)) - left, 4), np.float32)
         colours = np.asarray(self.get_facecolor(), np.float32)
         if min(image.shape) and len(at) and len(radii) and len(colours):
             blend(at - [left, bottom], radii, colours, image)
         gc = renderer.new_gc()
-        self._set_gc_clip(gc)
+        if self.get_clip_on():
+            gc.set_clip_rectangle(self.get_clip_box())
+            gc.set_clip_path(self.get_clip_path())
         renderer.draw_image(gc, left, bottom, _straight(image))
         gc.restore()
         self.stale = False

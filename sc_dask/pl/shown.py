@@ -160,7 +160,8 @@ def _matrices(adata: AnnData, plot: Plot, given: Given) -> set[str | None] | Non
     """Return which matrices scanpy takes values of genes from (None: X); None where it refuses the arguments."""
     has_raw, use_raw = adata.raw is not None, given.get("use_raw")
     layers = given.get("layer") if "layer" in given else given.get("layers")
-    named = {None if k == "X" else k for k in names_in(layers)}
+    each = list(layers) if isinstance(layers, list | tuple) else list(names_in(layers))  # of x, y and color
+    named = {None if k == "X" else k for k in each}
     if plot.genes == "all" and "use_raw" not in given:
         return {None}
     if plot.raw == "there":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import anndata as ad
 import matplotlib as mpl
 import numpy as np
 import pytest
+from packaging.version import Version
 
 mpl.use("Agg")
 import matplotlib.pyplot as plt
@@ -58,6 +60,13 @@ def expected(name: str, adata: ad.AnnData, given: dict[str, Any]) -> tuple[Any, 
 
 
 def holds_the_same(name: str, ours: ad.AnnData, theirs: ad.AnnData, given: dict[str, Any]) -> None:
+    import scanpy as sc
+
+    if name == "dpt_groups_pseudotime" and Version(version("scanpy")) < Version("1.12"):
+        for module, adata in ((sd, ours), (sc, theirs)):  # it indexes a Series as pandas no longer does
+            with pytest.raises(ValueError, match="Multi-dimensional indexing"):
+                draw(module.pl, name, adata, given)
+        return
     want, want_result, theirs = expected(name, theirs, given)
     got, got_result = draw(sd.pl, name, ours, given)
     assert want  # something was drawn

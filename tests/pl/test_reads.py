@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import base64
 import inspect
 import io
+import re
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -237,6 +240,22 @@ def test_many_points__are_an_image_between_text(cells: ad.AnnData, monkeypatch: 
     assert svg.count("<image") >= 1 and ">UMAP1<" in svg and svg.count("<use") < 60  # no marker for each cell
     assert len(figure.axes[0].collections[0].get_offsets()) == 90
     figure.savefig(io.BytesIO(), format="pdf")
+
+
+def test_many_points__are_as_fine_as_the_file(cells: ad.AnnData) -> None:
+    from sc_dask.pl.points import as_image
+
+    widths = []
+    figure, ax = plt.subplots(figsize=(3, 3))
+    with warnings.catch_warnings(), as_image(1):
+        warnings.simplefilter("error")
+        ax.scatter([0, 1], [0, 1], s=5, edgecolors="none", marker=".")
+    for dpi in (72, 288):
+        out = io.StringIO()
+        figure.savefig(out, format="svg", dpi=dpi)
+        png = base64.b64decode(re.search(r'base64,\s*([^"]+)"', out.getvalue()).group(1))
+        widths.append(int.from_bytes(png[16:20], "big"))
+    assert 3.5 < widths[1] / widths[0] < 4.5
 
 
 def test_unknown_plot__is_an_attribute_error() -> None:
