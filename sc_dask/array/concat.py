@@ -112,10 +112,10 @@ def _in_memory(expr: Expr) -> bool:
 
 def sources(expr: Expr) -> Iterator[BlockSource]:
     """Yield the sources that stand behind a lazy matrix: its own, or those of its parts."""
-    if isinstance(expr.source, ConcatSource):
-        for part in expr.source.parts:
-            yield from sources(part)
-    else:
+    parts: tuple[Expr, ...] = getattr(expr.source, "parts", ())
+    for part in parts:
+        yield from sources(part)
+    if not parts:
         yield expr.source
 
 

@@ -1,4 +1,4 @@
-"""``sd.concat``: the cells of many AnnData below each other, X and layers left where they are.
+"""``sd.concat``: the cells of many AnnData below each other, or their genes beside each other.
 
 AnnData's own ``concat`` does everything that is small (obs, var, obsm, varm, obsp, uns), on shells without matrices; so
 its rules are kept whatever they are. X, layers and raw.X are stacked lazily (`sc_dask.array.concat`).
@@ -19,6 +19,7 @@ from anndata import AnnData
 from anndata.experimental.backed import Dataset2D
 from xarray import Dataset
 
+from sc_dask.array import beside
 from sc_dask.array import concat as stacked
 from sc_dask.array.blocks import RowBlocks, from_array
 from sc_dask.errors import InputError, ScDaskWarning
@@ -35,7 +36,7 @@ Item: TypeAlias = AnnData | str | os.PathLike[str] | Location
 def concat(
     adatas: Iterable[Item] | Mapping[str, Item],
     *,
-    axis: Literal["obs", 0] = "obs",
+    axis: Literal["obs", "var", 0, 1] = "obs",
     join: Literal["inner", "outer"] = "inner",
     merge: Merge = None,
     uns_merge: Merge = None,
@@ -46,7 +47,7 @@ def concat(
     pairwise: bool = False,
     storage_options: Mapping[str, Any] | None = None,
 ) -> AnnData:
-    """Concatenate AnnData along the cells, with the words and results of ``anndata.concat``, and nothing read of any X.
+    """Concatenate AnnData along the cells or the genes as ``anndata.concat`` does, and read nothing of any X.
 
     X, layers and raw.X of the result are lazy: their blocks stay where they are, in files of any format, in memory, or
     behind steps and picks, and are brought to the common genes inside the task that reads them. ``sd.write`` writes
@@ -58,18 +59,20 @@ def concat(
         AnnData, lazy (``sd.read``) or in memory, or paths and URLs that ``sd.read`` opens; a mapping gives the keys.
         Matrices in memory are used, not copied.
     axis
-        ``"obs"``: cells below each other.
+        ``"obs"``: cells below each other; ``"var"``: genes beside each other, of the same cells.
     join
-        Genes (and layers, columns of obs, keys of obsm) that all have, ``"inner"``, or that any has, ``"outer"``.
+        Genes (and layers, columns of obs, keys of obsm) that all have, ``"inner"``, or that any has, ``"outer"``. With
+        ``axis="var"`` cells, and columns of var. A lazy X must have its cells in the order of the first AnnData.
     merge, uns_merge
-        Which columns of var, elements of varm and varp, and of uns are kept: None (none), ``"same"``, ``"unique"``,
+        Which columns of var, elements of varm and varp (with ``axis="var"`` of obs, obsm, obsp), and of uns are
+        kept: None (none), ``"same"``, ``"unique"``,
         ``"first"``, ``"only"``, or a function of a list of mappings.
     label
-        Name of a categorical column of obs that tells where a cell comes from, by ``keys``.
+        Name of a categorical column of obs (of var) that tells where a cell (a gene) comes from, by ``keys``.
     keys
         One name for each; default ``"0"``, ``"1"``, ...
     index_unique
-        Joins cell names and keys: ``"-"`` makes ``AAAC-0``. None leaves the names.
+        Joins names of cells (of genes) and keys: ``"-"`` makes ``AAAC-0``. None leaves the names.
     fill_value
         What stands where genes or layers are missing; None: 0 if any of the matrices is sparse, else NaN.
     pairwise
@@ -87,7 +90,7 @@ def concat(
     Raises
     ------
     InputError
-        Nothing to concatenate, ``axis="var"``, unknown words, repeated gene names or keys, only some have X, or an X
+        Nothing to concatenate, unknown words, repeated gene names or keys, only some have X, or an X
         is a Dask graph made elsewhere.
 
     Examples
@@ -103,18 +106,13 @@ def concat(
     if storage_options and not any(_is_url(a) for a in given):
         raise InputError("found storage_options and no URL", "a URL among the paths", "leave storage_options out")
     opened = [_opened(a, k, storage_options) for a, k in zip(given, keys, strict=True)]
-    _check_parts(opened, keys)
-    small = _small(
-        opened,
-        join=join,
-        merge=merge,
-        uns_merge=uns_merge,
-        label=label,
-        keys=keys,
-        index_unique=index_unique,
-        pairwise=pairwise,
-        fill_value=fill_value,
-    )
+    along = "var" if axis in ("var", 1) else "obs"
+    _check_parts(opened, keys, along)
+    options: dict[str, Any] = {"merge": merge, "uns_merge": uns_merge, "label": label, "index_unique": index_unique}
+    options |= {"join": join, "keys": keys, "pairwise": pairwise, "fill_value": fill_value}
+    if along == "var":
+        return _beside(opened, options)
+    small = _small(opened, **options)
     genes = [names(a.var) for a in opened]
     slots = {s: dict(getattr(small, s)) for s in ("obsm", "varm", "obsp", "varp", "uns")}
     return AnnData(
@@ -150,14 +148,8 @@ def _keyed(adatas: Any, keys: Iterable[Any] | None) -> tuple[list[Any], list[Any
 
 
 def _check_words(axis: Any, join: Any, merge: Any, uns_merge: Any, fill_value: Any) -> None:
-    if axis in ("var", 1):
-        raise InputError(
-            "found axis='var'",
-            "axis='obs': a row of blocks would have to be made of several files",
-            "anndata.concat(adatas, axis='var') in memory",
-        )
-    if axis not in ("obs", 0):
-        raise InputError(f"found axis={axis!r}", "'obs'")
+    if axis not in ("obs", "var", 0, 1):
+        raise InputError(f"found axis={axis!r}", "'obs' or 'var'")
     if join not in ("inner", "outer"):
         raise InputError(f"found join={join!r}", "'inner' or 'outer'")
     for word, value in (("merge", merge), ("uns_merge", uns_merge)):
@@ -185,13 +177,17 @@ def _is_url(item: Any) -> bool:
     return isinstance(item, str | os.PathLike) and not Location.parse(item).is_local
 
 
-def _check_parts(opened: list[AnnData], keys: list[Any]) -> None:
+def _check_parts(opened: list[AnnData], keys: list[Any], along: str) -> None:
+    other, what = ("obs", "cell") if along == "var" else ("var", "gene")
+    all_equal = along == "var" and all(names(a.obs).equals(names(opened[0].obs)) for a in opened)
     for a, key in zip(opened, keys, strict=True):
-        genes = names(a.var)
-        if not genes.is_unique:
-            twice = genes[genes.duplicated()][0]
+        found = names(getattr(a, other))
+        if not found.is_unique and not all_equal:
+            twice = found[found.duplicated()][0]
             raise InputError(
-                f"var_names of {key!r} repeat {str(twice)!r}", "unique gene names", "adata.var_names_make_unique()"
+                f"{other}_names of {key!r} repeat {str(twice)!r}",
+                f"unique {what} names",
+                f"adata.{other}_names_make_unique()",
             )
     lacking = [k for a, k in zip(opened, keys, strict=True) if a.X is None]
     if 0 < len(lacking) < len(opened):
@@ -267,6 +263,47 @@ def _lazy_obs(opened: list[AnnData], obs: pd.DataFrame, join: str) -> Dataset2D:
     table = Dataset2D(Dataset({k: lazy_variable(dim, c) for k, c in found.items()}, coords={dim: obs.index}))
     table.is_backed = True
     return table
+
+
+# -- beside each other ---------------------------------------------------------------------------
+
+
+def _beside(opened: list[AnnData], options: dict[str, Any]) -> AnnData:
+    """Concatenate along the genes: what is small by AnnData, X and layers lazily."""
+    join, fill_value = options["join"], options["fill_value"]
+    # without a rule for what all cells have, none of it is kept
+    shells = [_shell(a, [] if options["merge"] is None else columns(a.obs)) for a in opened]
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Variable names are not unique")
+        small = anndata.concat(shells, axis="var", **options)
+    cells = [names(a.obs) for a in opened]
+    if any(a.raw is not None for a in opened):
+        warnings.warn(ScDaskWarning("raw is left out: with axis='var' there is no raw of the result"), stacklevel=4)
+    every = list(dict.fromkeys(k for a in opened for k, _ in named_layers(a)))
+    kept = every if join == "outer" else [k for k in every if all(k in a.layers for a in opened)]
+    slots = {s: dict(getattr(small, s)) for s in ("obsm", "varm", "obsp", "varp", "uns")}
+    return AnnData(
+        X=_side_by_side([a.X for a in opened], opened, cells, small.obs_names, fill_value),
+        obs=small.obs,
+        var=small.var,
+        layers={
+            k: _side_by_side([a.layers.get(k) for a in opened], opened, cells, small.obs_names, fill_value)
+            for k in kept
+        },
+        **slots,
+    )
+
+
+def _side_by_side(
+    matrices: list[Any], opened: list[AnnData], cells: list[pd.Index], wanted: pd.Index, fill_value: float | None
+) -> RowBlocks | None:
+    if all(m is None for m in matrices):
+        return None
+    parts = []
+    for m, a, own in zip(matrices, opened, cells, strict=True):
+        rows = None if own.equals(wanted) else own.get_indexer(wanted).astype(np.int64)
+        parts.append(beside.Part(None if m is None else from_array(m), a.n_vars, rows))
+    return beside.concat(parts, len(wanted), fill=fill_value)
 
 
 # -- what is large -------------------------------------------------------------------------------

@@ -78,3 +78,51 @@ def stack(blocks: Sequence[Block], n_vars: int, dtype: np.dtype[Any], *, is_spar
     data = np.concatenate([np.empty(0, dtype), *(b.data for b in blocks)])
     indices = np.concatenate([np.empty(0, np.int32), *(b.indices for b in blocks)])
     return from_parts(data, indices, indptr.astype(np.int32), n_vars)
+
+
+def spread(
+    block: Block | None,
+    at: NDArray[np.intp] | None,
+    n_rows: int,
+    n_vars: int,
+    fill: float,
+    dtype: np.dtype[Any],
+    *,
+    is_sparse: bool,
+) -> Block:
+    """Return ``n_rows`` rows with those of ``block`` at places ``at``, and ``fill`` in the others."""
+    if not is_sparse:
+        out = np.full((n_rows, n_vars), fill, dtype)
+        if block is not None:
+            out[at] = block
+        return out
+    sizes = np.full(n_rows, 0 if fill == 0 else n_vars, np.int64)
+    sizes[at if at is not None else slice(0)] = 0 if block is None else np.diff(block.indptr)
+    indptr = np.concatenate([[0], np.cumsum(sizes)])
+    if fill == 0:
+        data = np.empty(0, dtype) if block is None else block.data
+        indices = np.empty(0, np.int32) if block is None else block.indices
+        return from_parts(data, indices, indptr.astype(np.int32), n_vars)
+    dense = np.full((n_rows, n_vars), fill, dtype)
+    if block is not None:
+        dense[at] = block.toarray()
+    return as_csr(dense)
+
+
+def beside(blocks: Sequence[Block], dtype: np.dtype[Any], *, is_sparse: bool) -> Block:
+    """Return blocks of equal rows, type and form beside each other.
+
+    Raises
+    ------
+    InputError
+        The rows have 2**31 non-zeros or more.
+    """
+    if len(blocks) == 1:
+        return blocks[0]
+    if not is_sparse:
+        return np.ascontiguousarray(np.concatenate(blocks, axis=1))
+    n_stored = sum(int(b.nnz) for b in blocks)
+    if n_stored > INT32_MAX:
+        raise InputError(f"found rows of {n_stored} non-zeros in all", "fewer than 2**31", "take fewer rows")
+    out = sp.hstack(blocks, format="csr", dtype=dtype)
+    return canonical(out.data, out.indices, out.indptr, out.shape[1])
