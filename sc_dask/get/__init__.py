@@ -15,6 +15,7 @@ from sc_dask.get.columns import (
     rank_genes_groups_df,
     stored,
     text_as_category,
+    var_df,
     var_mask,
 )
 from sc_dask.get.graphs import distances, embedding, embedding_rows, graph, landmark_graph
@@ -39,5 +40,6 @@ __all__ = [
     "rank_genes_groups_df",
     "stored",
     "text_as_category",
+    "var_df",
     "var_mask",
 ]

@@ -207,7 +207,7 @@ def obs_df(
     var = adata.raw.var if use_raw and adata.raw is not None else adata.var
     names = pd.Index(slots.load(var, gene_symbols)) if gene_symbols is not None else slots.names(var)
     columns = slots.columns(adata.obs)
-    genes, positions = _gene_positions(list(dict.fromkeys(keys)), columns, names)
+    genes, positions = _positions(list(dict.fromkeys(keys)), columns, names, ("obs", "gene"))
     out = {}
     if genes:
         values = gene_values(adata, np.array(positions), layer=layer, use_raw=use_raw)
@@ -216,27 +216,87 @@ def obs_df(
     table = pd.DataFrame(values_of, index=slots.names(adata.obs))
     table = table[keys]  # a key that is asked for twice gives two columns
     for key, i in obsm_keys:
-        table[f"{key}-{i}"] = _obsm_column(adata, key, i)
+        table[f"{key}-{i}"] = _embedding_column(adata, "obsm", key, i)
     return table
 
 
-def _gene_positions(keys: list[str], columns: Collection[str], names: pd.Index) -> tuple[list[str], list[int]]:
-    """Return the keys that are genes, and their places."""
+def var_df(
+    adata: AnnData,
+    keys: Collection[str] = (),
+    varm_keys: Iterable[tuple[str, int]] = (),
+    *,
+    layer: str | None = None,
+) -> pd.DataFrame:
+    """Return values of genes: columns of var, cells, and columns of varm, as a table.
+
+    Parameters
+    ----------
+    adata
+        Annotated matrix; X may be lazy.
+    keys
+        Columns of var, or cells (of obs_names).
+    varm_keys
+        Pairs of a varm key and a column number.
+    layer
+        Where the values of cells come from; None: X.
+
+    Returns
+    -------
+    Table (n_vars, n_keys), index var_names. Passes: only the blocks of the cells that are asked for.
+
+    Raises
+    ------
+    MissingKeyError
+        A key is neither a column nor a cell, or is both, or a cell of several.
+
+    Examples
+    --------
+    >>> import sc_dask as sd
+    >>> adata = sd.datasets.simulate(200, 300, seed=1)
+    >>> sd.get.var_df(adata, [adata.obs_names[0]]).shape
+    (300, 1)
+    """
+    keys = [keys] if isinstance(keys, str) else list(keys)
+    columns = slots.columns(adata.var)
+    cells, positions = _positions(list(dict.fromkeys(keys)), columns, slots.names(adata.obs), ("var", "cell"))
+    out = {}
+    if cells:
+        order = np.argsort(positions)
+        x = blocks_of(stored(adata, layer)).select_rows(np.array(positions)[order])
+        values = in_memory(run.materialise(x))
+        out = {cells[at]: values[i] for i, at in enumerate(order)}
+    values_of = {k: slots.load(adata.var, k) if k in columns else out[k] for k in keys}
+    table = pd.DataFrame(values_of, index=slots.names(adata.var))[keys]
+    for key, i in varm_keys:
+        table[f"{key}-{i}"] = _embedding_column(adata, "varm", key, i)
+    return table
+
+
+def _positions(
+    keys: list[str], columns: Collection[str], names: pd.Index, said: tuple[str, str]
+) -> tuple[list[str], list[int]]:
+    """Return the keys that are genes (or cells), and their places; ``said`` is the table and what a name is."""
+    table, what = said
     genes: list[str] = []
     missing: list[str] = []
     for key in keys:
         if key in columns and key in names:
             raise MissingKeyError(
-                f"{key!r} is both a column of obs and a gene", "an unambiguous key", "rename the column"
+                f"{key!r} is both a column of {table} and a {what}", "an unambiguous key", "rename the column"
             )
         if key not in columns:
             (genes if key in names else missing).append(key)
     if missing:
-        raise MissingKeyError(f"neither columns of obs nor genes: {listed(missing)}", "keys of obs or gene names")
+        raise MissingKeyError(
+            f"neither columns of {table} nor {what}s: {listed(missing)}", f"keys of {table} or {what} names"
+        )
     positions = [np.atleast_1d(np.flatnonzero(names == g)) for g in genes]
     twice = [g for g, at in zip(genes, positions, strict=True) if len(at) > 1]
     if twice:
-        raise MissingKeyError(f"{listed(twice)} occurs more than once", "unique names", "adata.var_names_make_unique()")
+        axis = "var" if what == "gene" else "obs"
+        raise MissingKeyError(
+            f"{listed(twice)} occurs more than once", "unique names", f"adata.{axis}_names_make_unique()"
+        )
     return genes, [int(at[0]) for at in positions]
 
 
@@ -271,14 +331,15 @@ def _dense_genes(tile: sp.csc_matrix) -> np.ndarray:
     return tile.T.toarray()
 
 
-def _obsm_column(adata: AnnData, key: str, i: Any) -> Any:
-    """Return a column of an element of obsm; that of a table by its name, or by its number."""
-    if key not in adata.obsm:
-        raise MissingKeyError(f"no {key!r} in adata.obsm", f"one of: {listed(adata.obsm)}")
-    values = adata.obsm[key]
+def _embedding_column(adata: AnnData, slot: str, key: str, i: Any) -> Any:
+    """Return a column of an element of obsm or varm; that of a table by its name, or by its number."""
+    held = getattr(adata, slot)
+    if key not in held:
+        raise MissingKeyError(f"no {key!r} in adata.{slot}", f"one of: {listed(held)}")
+    values = held[key]
     if isinstance(values, pd.DataFrame):
         if i not in values and not isinstance(i, int | np.integer):
-            raise MissingKeyError(f"no column {i!r} in obsm[{key!r}]", f"one of: {listed(values)}")
+            raise MissingKeyError(f"no column {i!r} in {slot}[{key!r}]", f"one of: {listed(values)}")
         return values[i] if i in values else values.iloc[:, i]
     return in_memory(values[:, [i]])[:, 0]
 

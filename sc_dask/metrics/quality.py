@@ -12,7 +12,6 @@ from numpy.typing import ArrayLike, NDArray
 
 from sc_dask import config
 from sc_dask.errors import InputError
-from sc_dask.graph import cluster
 from sc_dask.graph.knn import exact
 from sc_dask.graph.knn.recall import of_neighbours
 from sc_dask.graph.partition import threaded
@@ -189,41 +188,13 @@ def nmi(a: Labels, b: Labels) -> float:
     return float(normalized_mutual_info_score(*_codes(a, b)))
 
 
-def modularity(connectivities: sp.csr_matrix, labels: Labels) -> float:
-    """Return the modularity (Newman 2004) of a clustering of a symmetric graph, at resolution 1.
-
-    Parameters
-    ----------
-    connectivities
-        ``n_obs x n_obs``, both directions of each pair.
-    labels
-        ``n_obs``.
-
-    Raises
-    ------
-    InputError
-        Shapes do not fit.
-
-    Examples
-    --------
-    >>> import numpy as np, scipy.sparse as sp, sc_dask as sd
-    >>> two_pairs = sp.csr_matrix(np.kron(np.eye(2), [[0, 1], [1, 0]]))
-    >>> sd.metrics.modularity(two_pairs, [0, 0, 1, 1])
-    0.5
-    """
-    codes = _coded(labels, "labels")
-    if connectivities.shape != (codes.size, codes.size):
-        raise InputError(f"found {codes.size} labels for a graph of shape {connectivities.shape}", "a label a cell")
-    return cluster.modularity_of(connectivities.tocsr(), codes)
-
-
 def _codes(a: Labels, b: Labels) -> tuple[NDArray[Any], NDArray[Any]]:
     if len(a) != len(b) or len(a) == 0:
         raise InputError(f"found {len(a)} and {len(b)} labels", "two clusterings of the same cells")
-    return _coded(a, "a"), _coded(b, "b")
+    return coded(a, "a"), coded(b, "b")
 
 
-def _coded(labels: Labels, name: str) -> NDArray[np.int32]:
+def coded(labels: Labels, name: str) -> NDArray[np.int32]:
     """Return a code per cell; cells without a label are one cluster more."""
     column = labels if isinstance(labels, pd.Series) else pd.Series(np.asarray(labels))
     return of_column(column, Name(name, axis=None), missing="own group", max_groups=None).codes
