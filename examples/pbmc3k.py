@@ -41,7 +41,7 @@ def counted(folder: Path) -> Any:
     """Convert the counts once, read them lazily, and keep good cells and genes."""
     store = folder / "counts.zarr"
     if not store.exists():
-        sd.convert(sd.datasets.pbmc3k(), store)
+        sd.convert(sd.datasets.pbmc3k_folder(), store)
     adata = sd.read(store)
     adata.var_names_make_unique()
     print(f"{adata.n_obs:,} cells x {adata.n_vars:,} genes")

@@ -17,6 +17,9 @@ DEFAULTS: dict[str, Any] = {
     "memory": None,  # budget of one process, for instance "4GiB"; None: no limit is enforced
     "block-bytes": "48MiB",  # one decoded row block (csr: 8 bytes a non-zero)
     "work-dir": None,  # for temporary folders; None: Dask's temporary-directory, or the system's, on a disk
+    "cache-dir": None,  # for copies of files that cannot be read in place; None: the user's cache directory
+    "cache-bytes": "50GiB",  # of all these copies; the oldest go first
+    "dataset-dir": None,  # for downloaded data sets; None: the user's cache directory
     "stall-timeout-s": 900,  # a cluster job without one finished block for so long is given up
 }
 _SHARE = 0.8  # of the memory that is free, where there is no budget

@@ -5,6 +5,8 @@ A message has three parts: what was found, what was expected, and what to do nex
 
 from __future__ import annotations
 
+import errno
+
 
 class ScDaskError(Exception):
     """Base of every error raised on purpose.
@@ -42,12 +44,34 @@ class MissingKeyError(InputError, KeyError):
     __str__ = ScDaskError.__str__
 
 
+class MissingPackageError(ScDaskError, ImportError):
+    """A call needs a package that is not installed; names it."""
+
+    __str__ = ScDaskError.__str__
+
+
+class UnavailableError(ScDaskError, AttributeError):
+    """A name of scanpy that is left out on purpose; says what to use."""
+
+    __str__ = ScDaskError.__str__
+
+
 class FormatError(ScDaskError):
     """A file is damaged or of a kind that is not supported; names the path and what was found."""
 
 
 class StoreError(ScDaskError):
     """A store is missing, unfinished (no commit mark), has missing chunks, or would be overwritten."""
+
+
+class NothingThereError(StoreError, FileNotFoundError):
+    """There is no file or store at a path or URL."""
+
+    def __init__(self, found: str, expected: str | None = None, fix: str | None = None) -> None:
+        super().__init__(found, expected, fix)
+        self.errno, self.filename = errno.ENOENT, None
+
+    __str__ = ScDaskError.__str__
 
 
 class TakenOverError(StoreError):

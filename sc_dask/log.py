@@ -22,6 +22,8 @@ from typing import Any, Protocol
 from sc_dask.errors import ScDaskWarning
 
 logger = logging.getLogger("sc_dask")
+HINT = (logging.INFO + logging.DEBUG) // 2  # scanpy's level of advice
+logging.addLevelName(HINT, "HINT")
 
 
 class Listener(Protocol):

@@ -216,6 +216,7 @@ SLOTS: tuple[Slot, ...] = (
     Slot("uns", "paga", "", "dict", "pl", "the same, with the positions of the groups (pos)"),
     Slot("uns", "{}", "", "", "pl", "what else scanpy keeps of a plot"),
     Slot("obs", "{}", "n_obs", "category", "pl", "a column of text that was drawn"),
+    *(Slot(a, "{}", "", "any", "external", "what a library wrote") for a in ("obs", "var", "obsm", "obsp", "uns")),
 )
 
 

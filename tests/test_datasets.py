@@ -214,7 +214,7 @@ def test_simulate__out_writes_what_it_describes(tmp_path: Path) -> None:
 
 
 def test_pbmc3k__from_the_data_folder(pbmc3k_dir: Path) -> None:
-    assert datasets.pbmc3k() == pbmc3k_dir
+    assert datasets.pbmc3k_folder() == pbmc3k_dir
 
 
 def archive_of(files: dict[str, bytes]) -> bytes:
@@ -262,24 +262,24 @@ def test_pbmc3k__downloads_once_and_checks(
     site: Path, tmp_path: Path, pbmc3k_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     publish(site, monkeypatch, {p.name: p.read_bytes() for p in pbmc3k_dir.iterdir()})
-    folder = datasets.pbmc3k(tmp_path / "cache")
+    folder = datasets.pbmc3k_folder(tmp_path / "cache")
     assert sorted(p.name for p in folder.iterdir()) == ["barcodes.tsv", "genes.tsv", "matrix.mtx"]
     shutil.rmtree(site)  # the second time nothing is fetched
-    assert datasets.pbmc3k(tmp_path / "cache") == folder
+    assert datasets.pbmc3k_folder(tmp_path / "cache") == folder
 
 
 def test_pbmc3k__refuses_other_content(site: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     publish(site, monkeypatch, {"matrix.mtx": b"1", "genes.tsv": b"2", "barcodes.tsv": b"3"})
     with pytest.raises(FormatError, match="barcodes.tsv"):
-        datasets.pbmc3k(tmp_path / "cache")
+        datasets.pbmc3k_folder(tmp_path / "cache")
 
 
 def test_pbmc3k__refuses_another_archive(site: Path, tmp_path: Path) -> None:
     (site / "cells.tar.gz").write_bytes(b"not the cells")
     with pytest.raises(FormatError, match="SHA-256"):
-        datasets.pbmc3k(tmp_path / "cache")
+        datasets.pbmc3k_folder(tmp_path / "cache")
 
 
 def test_pbmc3k__says_when_there_is_no_network(site: Path, tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="simulate"):  # the server has no such file
-        datasets.pbmc3k(tmp_path / "cache")
+        datasets.pbmc3k_folder(tmp_path / "cache")

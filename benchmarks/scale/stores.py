@@ -38,7 +38,7 @@ def make(n_obs: int, out: Path, source: Path | None) -> None:
     if source is None:
         source = out.parent / "pbmc3k.zarr"
         if not source.exists():
-            sd.convert(sd.datasets.pbmc3k(), source)
+            sd.convert(sd.datasets.pbmc3k_folder(), source)
     adata = sd.read(source)
     sd.pp.filter_genes(adata, min_cells=_MIN_CELLS)
     sd.datasets.upscale(adata, n_obs, out=out)

@@ -10,6 +10,7 @@ from typing import Any
 from sc_dask.datasets.simulated import simulate
 from sc_dask.errors import FormatError, ScDaskError, StoreError
 from sc_dask.io.read import read
+from sc_dask.preferences import settings
 
 PBMC3K_URL = "https://cf.10xgenomics.com/samples/cell-exp/1.1.0/pbmc3k/pbmc3k_filtered_gene_bc_matrices.tar.gz"
 PBMC3K_SHA256 = "847d6ebd9a1ec9a768f2be7e40ca42cbfe75ebeb6d76a4c24167041699dc28b5"
@@ -22,7 +23,7 @@ _PBMC3K_FILES = {
 _SIMULATED: dict[str, Any] = {"n_obs": 20_000, "n_vars": 5_000, "n_groups": 8, "n_batches": 2, "seed": 0}
 
 
-def pbmc3k(path: str | os.PathLike[str] | None = None) -> Path:
+def pbmc3k_folder(path: str | os.PathLike[str] | None = None) -> Path:
     """Return the folder of 2,700 blood cells x 32,738 genes of 10x Genomics (CC BY 4.0), as Cell Ranger 1.1 wrote them.
 
     Taken from ``$SC_DASK_DATA/pbmc3k`` where that is set and has it, else downloaded once (7.3 MB) and checked:
@@ -31,7 +32,7 @@ def pbmc3k(path: str | os.PathLike[str] | None = None) -> Path:
     Parameters
     ----------
     path
-        Folder to keep the download in; None: looks at ``SC_DASK_DATA``, then uses the user's cache.
+        Folder to keep the download in; None: looks at ``SC_DASK_DATA``, then uses ``settings.datasetdir``.
 
     Returns
     -------
@@ -52,7 +53,7 @@ def pbmc3k(path: str | os.PathLike[str] | None = None) -> Path:
     import pooch
 
     needed = "pbmc3k" / _PBMC3K_FOLDER
-    cache = Path(path) if path is not None else Path(pooch.os_cache("sc_dask"))
+    cache = Path(path) if path is not None else settings.datasetdir
     try:
         pooch.retrieve(
             PBMC3K_URL,
@@ -87,10 +88,10 @@ def pbmc3k(path: str | os.PathLike[str] | None = None) -> Path:
 def demo_source(folder: str | os.PathLike[str]) -> tuple[Path, str]:
     """Return the input of the demonstration and a sentence that says what it is.
 
-    PBMC3k where `pbmc3k` finds it; else, without a network, 20,000 simulated cells written under ``folder``.
+    PBMC3k where `pbmc3k_folder` finds it; else, without a network, 20,000 simulated cells written under ``folder``.
     """
     try:
-        return pbmc3k(), "input: PBMC3k, 2,700 blood cells (10x Genomics)"
+        return pbmc3k_folder(), "input: PBMC3k, 2,700 blood cells (10x Genomics)"
     except StoreError as err:
         path = Path(folder) / "simulated.zarr"
         if path.exists() and not _is_of_demo(path):

@@ -7,7 +7,6 @@ is continued by giving the same command again: shards that are there and pass th
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -19,7 +18,7 @@ from dask.base import tokenize
 from sc_dask.array.blocks import RowBlocks, from_array
 from sc_dask.array.chunks import default_block_bytes
 from sc_dask.errors import FormatError, InputError, StoreError
-from sc_dask.io.blobs.store import Location, fingerprint, inside, same_place, sniff
+from sc_dask.io.blobs.store import Location, Place, fingerprint, inside, same_place, sniff
 from sc_dask.io.formats import loom, tenx, text
 from sc_dask.io.formats.spill import Spill
 from sc_dask.io.read import read
@@ -55,8 +54,8 @@ def _price(size: Size, *, by_columns: bool = False, **_: Any) -> Price:
 
 @priced(_price)
 def convert(
-    src: str | os.PathLike[str],
-    out: str | os.PathLike[str],
+    src: Place,
+    out: Place,
     *,
     storage_options: Mapping[str, Any] | None = None,
     out_storage_options: Mapping[str, Any] | None = None,
@@ -64,6 +63,7 @@ def convert(
     resume: bool = True,
     block_bytes: int | None = None,
     shard_bytes: int = disk.SHARD_BYTES,
+    kind: str | None = None,
     **options: Any,
 ) -> AnnData:
     """Convert a file to a sharded zarr store, in bounded memory, and open it.
@@ -85,6 +85,8 @@ def convert(
         Bytes of one decoded row block (default: the option ``sc-dask.block-bytes``).
     shard_bytes
         Decoded size of one stored object.
+    kind
+        What the file is, where neither content nor name tells: ``"csv"``, ``"tsv"``, ``"mtx"``, ...
     **options
         Of the format: ``genome``, ``gex_only`` (10x h5); ``var_names``, ``make_unique``, ``gex_only``, ``prefix``
         (10x folder); ``delimiter``, ``first_column_names``, ``first_row_names`` (tables: what is in the first column
@@ -119,7 +121,9 @@ def convert(
     """
     source = Location.parse(src, storage_options)
     target = commit.destination(Location.parse(out, out_storage_options))
-    kind = _kind(source)
+    kind = kind_of(source) if kind is None else kind
+    if kind not in OPTIONS:
+        raise InputError(f"found kind={kind!r}", f"one of {', '.join(OPTIONS)}", "leave it out")
     unknown = sorted(set(options) - set(OPTIONS[kind]))
     if unknown:
         raise InputError(
@@ -153,7 +157,8 @@ def convert(
         return read(target, block_bytes=budget)
 
 
-def _kind(source: Location) -> str:
+def kind_of(source: Location) -> str:
+    """Return what kind of file stands at a place, by its content: a key of `OPTIONS`."""
     kind = sniff(source)
     return "10x-mtx" if kind == "mtx" and tenx.has_companions(source) else kind
 

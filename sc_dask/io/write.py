@@ -35,6 +35,7 @@ from sc_dask.io.writing.columns import storable, storable_column, storable_table
 from sc_dask.io.writing.matrix import Written, are_twins, shard_memory, twin_memory, write_matrix, write_twins
 from sc_dask.outside.anndata import named_layers
 from sc_dask.outside.zarr import sync
+from sc_dask.preferences import settings
 from sc_dask.price import MIB, Price, Size, priced
 from sc_dask.slots import columns, in_memory, is_lazy, lazy_columns, load, names
 
@@ -69,7 +70,8 @@ def write(
         too may be lazy (``lazy_obs``), and are then written column by column.
     path
         A path or fsspec URL of a zarr store; or a path that ends in ``.h5ad``, which anndata's own writer writes block
-        by block in one thread.
+        by block in one thread. In scanpy's order, ``write(path, adata)``, what stands there is replaced, as in scanpy,
+        and a name without an extension stands for a file in ``settings.writedir``.
     storage_options
         For the URL, as fsspec takes them.
     overwrite
@@ -104,6 +106,8 @@ def write(
     >>> ad.read_zarr(folder / "small.zarr").shape
     (3, 3)
     """
+    if isinstance(path, AnnData):
+        adata, path, overwrite = path, _keyed(adata), not update
     target = commit.destination(Location.parse(path, storage_options))
     keys.check(adata, target)
     if keys.is_h5ad(target):
@@ -130,6 +134,13 @@ def write(
         except BaseException:
             place.abandon()
             raise
+
+
+def _keyed(path: Any) -> Any:
+    """Return where a name without an extension stands for; a path as it is."""
+    if not isinstance(path, str) or os.path.splitext(path)[1] or "/" in path:
+        return path
+    return settings.writedir / f"{path}.{settings.file_format_data}"
 
 
 def _write_matrices(adata: AnnData, place: commit.Draft, narrow: bool, shard_bytes: int) -> None:

@@ -17,6 +17,7 @@ entry                               why                                         
 ``pandas.exact_floats``               ``float_precision``, deprecated in 3.1                   the floor is 3.1
 ``xarray``: lazy columns            ``xarray.core.indexing``, which its guide for backends   the names are public
                                     tells to use; extension arrays
+``scanpy.module``                   figures, web queries, and libraries that need memory     never: it is the extra
 ``fsspec.reads_zip_behind_url``     older ones cannot, which is told                         the floor is 2026.9
 ``fsspec.takes_negative_start``     adlfs takes it for an offset                             all know the last bytes
 ``zarr.sync``                       fsspec's stores are bound to zarr's event loop           zarr has a public ``sync``

@@ -130,5 +130,6 @@ class Bars:
 
 
 def display() -> Bars | Lines:
-    """Return bars if standard output is a terminal, else lines."""
-    return Bars() if sys.stdout.isatty() else Lines()
+    """Return bars if standard output is a terminal or a notebook, else lines."""
+    notebook = "ipykernel" in sys.modules  # rich draws there too
+    return Bars() if notebook or sys.stdout.isatty() else Lines()

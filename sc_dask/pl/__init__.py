@@ -12,6 +12,7 @@ from __future__ import annotations
 import functools
 from typing import Any
 
+from sc_dask.errors import MissingPackageError
 from sc_dask.pl.table import PLOTS
 
 __all__ = sorted(PLOTS)
@@ -26,9 +27,7 @@ def __getattr__(name: str) -> Any:
 
     try:
         theirs = draw.scanpy().pl
-    except ModuleNotFoundError as error:
-        if error.name != "scanpy":
-            raise
+    except MissingPackageError as error:
         return functools.partial(_fail, error)
     if not hasattr(theirs, name):
         raise AttributeError(f"the scanpy that is installed has no plot {name!r}; next: pip install --upgrade scanpy")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
 import inspect
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
@@ -12,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from sc_dask import get, slots
+from sc_dask.outside import scanpy as outside
 from sc_dask.pl.highest import highest_expr_genes
 from sc_dask.pl.shown import is_in_memory, small
 from sc_dask.pl.table import PLOTS, POINTS, Plot
@@ -36,16 +36,7 @@ OWN: dict[str, Callable[..., Any]] = {"highest_expr_genes": highest_expr_genes, 
 
 def scanpy() -> ModuleType:
     """Return scanpy, which draws; without it, say how it is installed."""
-    try:
-        return importlib.import_module("scanpy")
-    except ModuleNotFoundError as error:
-        if error.name != "scanpy":
-            raise
-        raise ModuleNotFoundError(
-            "scanpy, which draws the plots, is not installed; expected scanpy 1.11.5 or later; "
-            "next: pip install 'sc-dask[plot]'",
-            name="scanpy",
-        ) from error
+    return outside.module()
 
 
 def draw(name: str, function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:

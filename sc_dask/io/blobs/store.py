@@ -26,7 +26,7 @@ from fsspec import available_protocols, filesystem
 from fsspec.core import split_protocol, url_to_fs
 from zarr.abc.store import Store
 
-from sc_dask.errors import FormatError, InputError, StoreError
+from sc_dask.errors import FormatError, InputError, NothingThereError, StoreError
 from sc_dask.io.blobs.suffix import BucketStore
 from sc_dask.outside.fsspec import READS_ZIP_BEHIND_URL, reads_zip_behind_url
 
@@ -156,6 +156,10 @@ class Location:
         return fs, path
 
 
+Place = str | os.PathLike[str] | Location
+"""What every reader and writer takes."""
+
+
 def _split(text: str) -> tuple[str | None, str]:
     """Return protocol and rest of a URL, or None and the path; what exists on this machine is a path."""
     if os.path.lexists(text):
@@ -245,7 +249,9 @@ def revision_of(location: Location) -> str:
 
 
 def _missing(location: Location) -> StoreError:
-    return StoreError(f"there is no file or store at {location}", "an existing path or URL", "check the spelling")
+    return NothingThereError(
+        f"there is no file or store at {location}", "an existing path or URL", "check the spelling"
+    )
 
 
 def zarr_store(location: Location, mode: str = "r") -> Store:

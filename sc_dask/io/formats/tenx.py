@@ -17,7 +17,7 @@ from anndata import AnnData
 
 from sc_dask.array.blocks import from_source
 from sc_dask.array.chunks import cut_row_pieces, default_block_bytes
-from sc_dask.errors import FormatError, InputError
+from sc_dask.errors import FormatError, InputError, NothingThereError
 from sc_dask.io.blobs.store import Location, open_h5
 from sc_dask.io.formats.h5ad import H5CSRSource
 from sc_dask.io.formats.spill import Spill
@@ -190,7 +190,7 @@ def read_mtx(
     """
     if var_names not in ("gene_symbols", "gene_ids"):
         raise InputError(f"found var_names={var_names!r}", "'gene_symbols' or 'gene_ids'")
-    folder, files = _folder_files(location, prefix)
+    folder, files = folder_files(location, prefix)
     genes = _tsv(folder / files["genes"])
     barcodes = _tsv(folder / files["barcodes"])
     obs = pd.DataFrame(index=_names(barcodes[0].to_numpy()))
@@ -219,14 +219,19 @@ def read_mtx(
     return AnnData(x, obs=obs, var=var)
 
 
-def _folder_files(location: Location, prefix: str | None) -> tuple[Location, dict[str, str]]:
+def folder_files(location: Location, prefix: str | None) -> tuple[Location, dict[str, str]]:
     """Return the folder and the names of its matrix, genes and barcodes files."""
     if location.name.lower().endswith((".mtx", ".mtx.gz")):
         if prefix is None:
             prefix = location.name.removesuffix(".gz").removesuffix("matrix.mtx")
         location = Location(posixpath.dirname(location.url), location.storage_options)
     fs, path = location.fs()
-    names = sorted(posixpath.basename(str(p).rstrip("/")) for p in fs.ls(path, detail=False))
+    try:
+        names = sorted(posixpath.basename(str(p).rstrip("/")) for p in fs.ls(path, detail=False))
+    except (FileNotFoundError, NotADirectoryError) as e:
+        raise NothingThereError(
+            f"there is no folder {location}", "a folder of Cell Ranger", "check the spelling"
+        ) from e
     if prefix is None:
         found = [n for n in names if n.endswith(("matrix.mtx", "matrix.mtx.gz"))]
         prefixes = sorted({n.removesuffix(".gz").removesuffix("matrix.mtx") for n in found})
@@ -250,7 +255,7 @@ def has_companions(location: Location) -> bool:
     if not location.name.removesuffix(".gz").endswith("matrix.mtx"):
         return False
     try:
-        _folder_files(location, None)
+        folder_files(location, None)
     except (FormatError, NotImplementedError):
         return False
     return True
