@@ -333,7 +333,7 @@ class Settings:
         if not scanpy.is_installed():
             logger.warning("set_figure_params has no effect: scanpy, which draws the figures, is not installed")
             return
-        scanpy.settings().set_figure_params(*args, **kwargs)
+        scanpy.module().set_figure_params(*args, **kwargs)
 
 
 def _folder(option: str) -> Path:

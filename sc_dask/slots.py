@@ -216,7 +216,10 @@ SLOTS: tuple[Slot, ...] = (
     Slot("uns", "paga", "", "dict", "pl", "the same, with the positions of the groups (pos)"),
     Slot("uns", "{}", "", "", "pl", "what else scanpy keeps of a plot"),
     Slot("obs", "{}", "n_obs", "category", "pl", "a column of text that was drawn"),
-    *(Slot(a, "{}", "", "any", "external", "what a library wrote") for a in ("obs", "var", "obsm", "obsp", "uns")),
+)
+FROM_OUTSIDE = tuple(
+    Slot(attr, "{}", "", "any", "external", "what another library wrote into an AnnData that was handed to it")
+    for attr in ("obs", "var", "obsm", "varm", "obsp", "varp", "uns")
 )
 
 
@@ -260,7 +263,7 @@ def _note(attr: str, key: str, value: Any) -> None:
 
 def of(writer: str) -> tuple[Slot, ...]:
     """Return the slots that a function (``"pp.pca"``) may write."""
-    return tuple(s for s in SLOTS if s.writer == writer)
+    return tuple(s for s in (*SLOTS, *FROM_OUTSIDE) if s.writer == writer)
 
 
 def write(adata: AnnData, writes: Mapping[tuple[str, str], Any], *, writer: str | None = None) -> None:

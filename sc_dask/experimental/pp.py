@@ -113,11 +113,10 @@ def normalize_pearson_residuals_pca(
     mask = get.var_mask(adata, mask_var)
     kept = slots.names(adata.var) if mask is None else slots.names(adata.var)[mask]
     obs, var = slots.in_memory(adata.obs), slots.in_memory(adata.var).loc[kept]
-    shell = AnnData(get.matrix(adata, mask_var=mask), obs=obs[[]], var=var)
+    shell = AnnData(get.matrix(adata, mask_var=mask), obs=obs.copy(), var=var)
     normalize_pearson_residuals(shell, theta=theta, clip=clip, check_values=check_values)
     pp.pca(shell, n_comps=n_comps, mask_var=None, random_state=random_state, **(kwargs_pca or {}))
     if not inplace:
-        shell.obs = obs
         return shell
     loadings = shell.varm["PCs"]
     if mask is not None:

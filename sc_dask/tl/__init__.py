@@ -46,3 +46,18 @@ __all__ = [
     "tsne",
     "umap",
 ]
+
+_LEFT_OUT = {
+    "Ingest": "tl.ingest(adata, reference) does in one call what the class does",
+    "paga_compare_paths": "scanpy.tl.paga_compare_paths(adata, other): it reads uns alone",
+    "paga_degrees": "numpy.diff(adata.uns['paga']['connectivities'].indptr)",
+    "paga_expression_entropies": "scanpy.tl.paga_expression_entropies(adata.to_memory())",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name in _LEFT_OUT:
+        from sc_dask.errors import UnavailableError
+
+        raise UnavailableError(f"sc_dask.tl has no {name!r}", fix=_LEFT_OUT[name])
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -421,7 +421,7 @@ def test_demo__cells_of_somebody_else(store: Path, tmp_path: Path, monkeypatch: 
     def none() -> Path:
         raise StoreError("no network")
 
-    monkeypatch.setattr("sc_dask.datasets.real.pbmc3k", none)
+    monkeypatch.setattr("sc_dask.datasets.real.pbmc3k_folder", none)
     shutil.copytree(store, tmp_path / "simulated.zarr")
     before = state(tmp_path)
     with pytest.raises(StoreError, match=r"simulated.zarr is there already, .* next: --out OTHER/pbmc3k.zarr"):
