@@ -15,7 +15,7 @@ from dask.base import tokenize
 
 from sc_dask.array.blocks import RowBlocks, from_array, from_source
 from sc_dask.array.chunks import cut_dense, default_block_bytes
-from sc_dask.array.expr import BlockArgs, Expr, Plan, evaluate
+from sc_dask.array.expr import BlockArgs, BlockPlan, Expr, evaluate
 from sc_dask.array.layer import ForeignSource
 from sc_dask.array.source import Block, BlockSource, MemorySource
 from sc_dask.array.types import as_sparse, as_type
@@ -40,7 +40,7 @@ class Strip:
 class StripPlans(BlockSource):
     """What all tasks share of the parts."""
 
-    plans: tuple[Plan, ...]
+    plans: tuple[BlockPlan, ...]
     widths: tuple[int, ...]
     shape: tuple[int, int]
     dtype: np.dtype[Any]
@@ -92,7 +92,7 @@ class BesideSource(BlockSource):
 
     def shared(self) -> StripPlans:
         """Return what all tasks share, to which `payload` adds what one of them needs."""
-        plans = tuple(Plan(None, p.plan().kernels) if _in_memory(p) else p.plan() for p in self.parts)
+        plans = tuple(BlockPlan(None, p.plan().kernels) if _in_memory(p) else p.plan() for p in self.parts)
         widths = tuple(p.shape[1] for p in self.parts)
         return StripPlans(plans, widths, self.shape, self.dtype, self.is_sparse, self.token, self.fill)
 
