@@ -20,11 +20,12 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 DPI = 150
+_MT = "pct_counts_mt"
 # column of obs, what it says, whether a logarithmic axis suits it
 QC_COLUMNS = (
     ("n_genes_by_counts", "genes per cell", True),
     ("total_counts", "counts per cell", True),
-    ("pct_counts_mt", "mitochondrial counts (%)", False),
+    (_MT, "mitochondrial counts (%)", False),
 )
 _JITTER_CELLS, _VIOLIN_BINS = 2_000, 256
 _LEGEND_ROWS, _LEGEND_GROUPS = 24, 120
@@ -91,7 +92,7 @@ def make_figures(adata: AnnData, *, leiden_key: str = "leiden") -> dict[str, byt
     Returns
     -------
     File name to PNG bytes; the same input gives the same bytes. A figure whose slots are missing, or hold no finite
-    number, is left out, as is a panel of QC whose column is:
+    number, is left out, as is a panel of QC whose column is, and that of mitochondrial counts where no cell has any:
 
     - ``qc_violins.png``: obs ``n_genes_by_counts``, ``total_counts``, ``pct_counts_mt``
     - ``qc_scatter.png``: obs ``total_counts`` and ``n_genes_by_counts``; ``pct_counts_mt`` colours it if there
@@ -144,8 +145,14 @@ def _uns(adata: AnnData, key: str) -> dict[str, Any]:
 
 
 def _qc(adata: AnnData) -> list[tuple[str, bool, np.ndarray]]:
-    found = [(label, log, _numbers(adata.obs, key)) for key, label, log in QC_COLUMNS]
+    found = [(label, log, _qc_column(adata, key)) for key, label, log in QC_COLUMNS]
     return [(label, log, values) for label, log, values in found if values is not None]
+
+
+def _qc_column(adata: AnnData, key: str) -> np.ndarray | None:
+    """Return a column of QC; None if it is not there, or of mitochondrial counts that no cell has: no such genes."""
+    values = _numbers(adata.obs, key)
+    return None if values is not None and key == _MT and not np.nanmax(values) > 0 else values
 
 
 def _log(ax: Axes, which: str, values: np.ndarray) -> None:
@@ -215,7 +222,7 @@ def _qc_scatter(adata: AnnData, _: str) -> Figure | None:
     shown = (counts > 0) & (genes > 0)  # what a logarithmic axis has room for; False where NaN
     if not shown.any():
         return None
-    mt = _numbers(adata.obs, "pct_counts_mt")
+    mt = _qc_column(adata, _MT)
     xy = np.column_stack([counts[shown], genes[shown]])
     figure, (ax,) = _figure(5.8 if mt is not None else 5.0, 4.6)
     _log(ax, "x", xy[:, 0])

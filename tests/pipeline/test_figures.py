@@ -15,7 +15,7 @@ from matplotlib.image import imread
 
 from sc_dask.array.blocks import from_source
 from sc_dask.array.source import BlockSource
-from sc_dask.pipeline import scatter
+from sc_dask.pipeline import figures, scatter
 from sc_dask.pipeline.figures import DPI, make_figures
 
 ALL = {
@@ -211,6 +211,23 @@ def test_qc__a_missing_column_leaves_out_its_panel(drawn: dict[str, bytes]) -> N
     fewer = make_figures(adata)
     for name in ("qc_violins.png", "umap_qc.png"):
         assert picture(fewer[name]).shape[1] < 0.72 * picture(drawn[name]).shape[1]
+
+
+def test_qc__without_mitochondrial_genes_there_is_no_such_panel(monkeypatch: pytest.MonkeyPatch) -> None:
+    adata = atlas()
+    adata.obs["pct_counts_mt"] = 0.0
+    panels: list[int] = []
+    real = figures._figure
+
+    def counted(width: float, height: float, n_panels: int = 1) -> Any:
+        panels.append(n_panels)
+        return real(width, height, n_panels)
+
+    monkeypatch.setattr(figures, "_figure", counted)
+    assert figures._qc_violins(adata, "") is not None and figures._umap_qc(adata, "") is not None
+    scatter_of_counts = figures._qc_scatter(adata, "")
+    assert panels == [2, 2, 1]
+    assert scatter_of_counts is not None and len(scatter_of_counts.axes) == 1  # no colour bar
 
 
 def test_figures__missing_and_infinite_values_are_no_trouble() -> None:
