@@ -187,7 +187,7 @@ def test_project__version_is_said_once_more() -> None:
 
 
 def test_project__every_import_of_ours_is_declared() -> None:
-    """A module that sc_dask imports comes from Python, sc_dask, or a declared dependency (the test kit: its extra)."""
+    """A module that sc_dask imports is of Python, sc_dask, or a declared dependency (test kit, plots: extras)."""
     import ast
 
     from packaging.requirements import Requirement
@@ -214,4 +214,6 @@ def test_project__every_import_of_ours_is_declared() -> None:
             elif isinstance(node, ast.ImportFrom) and node.module:
                 used.add(node.module.split(".")[0])
         declared = core | extra if path.name == "testing.py" else core
+        if path.parent.name == "pl":
+            declared = core | modules(extras["plot"])
         assert used - declared - set(sys.stdlib_module_names) - {"sc_dask"} == set(), path

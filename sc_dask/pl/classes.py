@@ -43,7 +43,7 @@ def class_of(name: str) -> type:
     return made
 
 
-def _with_tree(plot: Any, base: type, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+def _with_tree(plot: Any, base: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
     """Make the tree of the groups of all of the AnnData, if it is missing."""
     given = arguments(base.add_dendrogram, (plot, *args), kwargs)
     if given["show"] and len(plot.categories) > 2 and plot.adata is not plot.whole:

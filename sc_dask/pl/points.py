@@ -52,7 +52,7 @@ def _is_plain(drawn: Any) -> bool:
         return False
     no_edges = not len(drawn.get_edgecolor()) or not np.any(drawn.get_linewidth())
     effects = drawn.get_path_effects() or drawn.get_agg_filter() or drawn.get_hatch()
-    return bool(no_edges and not effects and len(drawn.get_paths()[0].vertices) == _CIRCLE)
+    return bool(no_edges and not effects and len(np.asarray(drawn.get_paths()[0].vertices)) == _CIRCLE)
 
 
 class PointsAsImage(PathCollection):

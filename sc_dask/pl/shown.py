@@ -166,8 +166,8 @@ def _matrices(adata: AnnData, plot: Plot, given: Given) -> set[str | None] | Non
         return {None}
     if plot.raw == "there":
         graph = (given.get("paga_graph_params") or {}).get("use_raw", True)
-        of = {"raw"} if has_raw and given.get("use_raw", True) else {None}
-        return of | ({None} if not graph else set())
+        of: set[str | None] = {"raw"} if has_raw and given.get("use_raw", True) else {None}
+        return of if graph else of | {None}
     if plot.raw == "ranked" and use_raw is None and not named:
         table = adata.uns.get(_table_key(given), {})
         use_raw = bool(table.get("params", {}).get("use_raw", False))
