@@ -13,7 +13,9 @@ import pandas as pd
 import scipy.sparse as sp
 
 from sc_dask import config, get, slots
+from sc_dask.array.engine import run
 from sc_dask.errors import MemoryBudgetError, MissingKeyError
+from sc_dask.get.columns import blocks_of
 from sc_dask.log import logger
 from sc_dask.outside.anndata import named_layers
 from sc_dask.pl import sample
@@ -72,6 +74,7 @@ def small(adata: AnnData, plot: Plot, given: Given) -> AnnData:
         The values of the genes do not fit.
     """
     wanted = _wanted(adata, plot, given)
+    edges = plot.obsp and bool(given.get("edges"))
     rows = sample.cells(adata, given.get("groupby")) if plot.sampled and wanted is not None else None
     if rows is not None:
         logger.info("drawing %d of %d cells, evenly spaced in each group", len(rows), adata.n_obs)
@@ -81,10 +84,10 @@ def small(adata: AnnData, plot: Plot, given: Given) -> AnnData:
         "uns": {k: dict(v) if isinstance(v, Mapping) else v for k, v in adata.uns.items()},
     }
     if wanted is None:
-        return _shell(adata, parts, edges=plot.obsp and bool(given.get("edges")))
+        return _shell(adata, parts, edges)
     if wanted.cells is not None:
         return _of_cells(adata, wanted, parts)
-    return _of_genes(adata, wanted, parts, rows)
+    return _of_genes(adata, wanted, parts, rows, edges)
 
 
 # -- what is wanted ------------------------------------------------------------------------------
@@ -270,7 +273,7 @@ def _entries(table: Any, is_shown: Any, rows: np.ndarray | None = None) -> dict[
         if _is_lazy(value):
             if not is_shown(key):
                 continue
-            value = np.asarray(value)
+            value = run.materialise(blocks_of(value)) if hasattr(value, "dask") else slots.in_memory(value)
         out[key] = value if rows is None else value.iloc[rows] if isinstance(value, pd.DataFrame) else value[rows]
     return out
 
@@ -283,7 +286,7 @@ def _made(**parts: Any) -> AnnData:
         return AnnData(**parts)
 
 
-def _shell(adata: AnnData, parts: dict[str, Any], *, edges: bool) -> AnnData:
+def _shell(adata: AnnData, parts: dict[str, Any], edges: bool) -> AnnData:
     """Return everything but values: X stays as it is, lazy."""
     raw = adata.raw
     return _made(
@@ -296,7 +299,7 @@ def _shell(adata: AnnData, parts: dict[str, Any], *, edges: bool) -> AnnData:
     )
 
 
-def _of_genes(adata: AnnData, wanted: _Wanted, parts: dict[str, Any], rows: np.ndarray | None) -> AnnData:
+def _of_genes(adata: AnnData, wanted: _Wanted, parts: dict[str, Any], rows: np.ndarray | None, edges: bool) -> AnnData:
     """Return the cells with some genes; what is not read is absent, or NaN where it must have a shape."""
     n_obs = len(parts["obs"])
     check_room(n_obs, len(wanted.raw) if wanted.of_raw else len(wanted.var), len(wanted.matrices) + wanted.of_raw)
@@ -311,7 +314,7 @@ def _of_genes(adata: AnnData, wanted: _Wanted, parts: dict[str, Any], rows: np.n
         X=read.pop(None, None),
         layers=read,
         var=pd.DataFrame(slots.in_memory(adata.var)).iloc[wanted.var],
-        obsp=_entries(adata.obsp, lambda key: True) if rows is None else {},
+        obsp=_entries(adata.obsp, lambda key: edges) if rows is None else {},
         raw=raw,
         **parts,
     )

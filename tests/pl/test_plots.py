@@ -113,6 +113,12 @@ def test_plot__of_a_lazy_view_is_scanpys(name: str, data: ad.AnnData, path: Path
     holds_the_same(name, sd.read(path)[keep], data[keep].copy(), given)
 
 
+@pytest.mark.parametrize("edges", [False, True])
+def test_plot__of_anndatas_own_lazy_reader_is_scanpys(edges: bool, data: ad.AnnData, path: Path) -> None:
+    given = {"color": ["g1", "kind"], "edges": edges}
+    holds_the_same("umap", ad.experimental.read_lazy(path), data, given)
+
+
 @pytest.mark.parametrize("name", WITH_RAW)
 @pytest.mark.parametrize("use_raw", [None, True, False])
 def test_plot__of_raw_is_scanpys(name: str, use_raw: bool | None, data: ad.AnnData) -> None:
