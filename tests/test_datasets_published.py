@@ -50,10 +50,11 @@ def check_equal(found: ad.AnnData, wanted: ad.AnnData) -> None:
     assert found.shape == wanted.shape
     np.testing.assert_array_equal(np.asarray(found.X), np.asarray(wanted.X))
     assert found.X.dtype == wanted.X.dtype
-    pd.testing.assert_frame_equal(found.obs, wanted.obs, check_index_type=False, check_categorical=False)
+    loosely = {"check_index_type": False, "check_column_type": False, "check_categorical": False}
+    pd.testing.assert_frame_equal(found.obs, wanted.obs, **loosely)
+    pd.testing.assert_frame_equal(found.var, wanted.var, **loosely)
     for c in found.obs.select_dtypes("category"):
         assert list(found.obs[c].cat.categories) == list(wanted.obs[c].cat.categories)
-    pd.testing.assert_frame_equal(found.var, wanted.var, check_index_type=False)
     assert set(found.uns) == set(wanted.uns)
     assert set(found.obsm) == set(wanted.obsm)
 
