@@ -15,13 +15,14 @@ CONSTRAINTS := $(if $(LOCK),--constraint $(LOCK))
 PYTEST_ARGS ?= --numprocesses 2 --dist loadfile
 PYTEST_SLOW_ARGS ?=
 
-.PHONY: help install install-dev demo test test-slow test-matrix test-lowest test-installed test-next test-pre lint format lock bench clean
+.PHONY: help install install-dev demo test test-slow conformance test-matrix test-lowest test-installed test-next test-pre lint format lock bench clean
 
 help:
 	@echo "make demo         run the pipeline on PBMC3k (or simulated cells) and say where the results are"
 	@echo "make test         all tests and doctests (a quarter of an hour); PYTHON=python3.12 with that interpreter"
 	@echo "make lint         linters, types and import walls"
 	@echo "make test-slow    the tests that take minutes or gigabytes each"
+	@echo "make conformance SCANPY_SRC=checkout  scanpy's own tests with our functions in scanpy's place"
 	@echo "make test-matrix  make test with every interpreter found, and stores of each read by all"
 	@echo "make test-lowest  make test with the lowest versions that pyproject.toml allows, on Python 3.11"
 	@echo "make test-next    make test with pre-releases; reports, never fails"
@@ -74,6 +75,11 @@ test: $(VENV)/.installed-dev
 
 test-slow: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -m slow $(PYTEST_SLOW_ARGS)
+
+# scanpy's repository is not part of this one: git clone --branch <installed version> https://github.com/scverse/scanpy
+conformance: $(VENV)/.installed-dev
+	@test -n "$(SCANPY_SRC)" || { echo "found no SCANPY_SRC; expected a checkout of scanpy's repository at the installed version; next: git clone --branch $$($(BIN)/python -c 'from importlib.metadata import version; print(version("scanpy"))') https://github.com/scverse/scanpy, and make conformance SCANPY_SRC=scanpy"; exit 2; }
+	$(BIN)/python -m tests.conformance $(SCANPY_SRC) $(CONFORMANCE_ARGS)
 
 test-matrix:
 	@$(PYTHON) tools/matrix.py --make "$(MAKE)"
