@@ -82,6 +82,10 @@ class MemoryBudgetError(ScDaskError):
     """No plan fits the memory budget; names what to change."""
 
 
+class BackedError(InputError, NotImplementedError):
+    """A backed AnnData, whose X is neither in memory nor lazy."""
+
+
 class StalledError(ScDaskError):
     """A cluster made no progress within the deadline."""
 

@@ -194,6 +194,7 @@ def size_of(adata: AnnData, arguments: dict[str, Any]) -> tuple[Size, int | None
         "compiled": are_compiled(),
     }
     common["n_comps"], common["rep_is_x"] = _representation(adata, arguments)
+    common["needs_pca"] = not (arguments.get("use_rep") or common["rep_is_x"] or "X_pca" in adata.obsm)
     of_results = _known_of_table(adata, arguments) | ({"diffmap"} if "X_diffmap" in adata.obsm else set())
     if x is None:
         return Size(n_vars=adata.n_vars, n_values=0, known=of_results, **common), None

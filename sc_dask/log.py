@@ -13,9 +13,10 @@ import resource
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -144,3 +145,20 @@ def stage(name: str, listener: Listener | None = None, **params: Any) -> Iterato
     if listener:
         listener.on_end(s)
     logger.info("%s: %.2f s, %.2f passes, %.1f MB read", name, s.seconds, s.passes, s.bytes_read / 1e6)
+
+
+HINT = 15  # between INFO and DEBUG: what a step has added, as scanpy has it
+
+
+def begin(what: str) -> float:
+    """Say that a step begins, and return the time; `finished` says that it ended."""
+    logger.info(what)
+    return time.perf_counter()
+
+
+def finished(since: float, added: Iterable[str] = ()) -> None:
+    """Say that a step ended and how long it took; and, as a hint, what it ``added``."""
+    logger.info("    finished (%s)", timedelta(seconds=int(time.perf_counter() - since)))
+    lines = [f"    {what}" for what in added]
+    if lines:
+        logger.log(HINT, "added\n%s", "\n".join(lines))

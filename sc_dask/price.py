@@ -48,6 +48,8 @@ class Size:
         Columns of the representation that graph functions work on, and of X_pca.
     rep_is_x
         Whether that representation is X itself.
+    needs_pca
+        Whether that representation is X_pca, and there is none.
     n_edges
         Neighbours of all cells, both directions.
     levels_of
@@ -77,6 +79,7 @@ class Size:
     genes: int = 2000
     n_comps: int = 50
     rep_is_x: bool = False
+    needs_pca: bool = False
     n_edges: int = 0
     levels_of: Mapping[str, int] = field(default_factory=dict)
     numbers: frozenset[str] = frozenset()

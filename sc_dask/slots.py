@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from sc_dask import work
+from sc_dask import log, work
 from sc_dask.array.blocks import RowBlocks, restored
 from sc_dask.array.engine import batch
 from sc_dask.errors import InputError
@@ -68,7 +68,15 @@ class Slot:
 _QC, _HVG = "pp.calculate_qc_metrics", "pp.highly_variable_genes"
 _CYCLE, _PEARSON = "tl.score_genes_cell_cycle", "pp.normalize_pearson_residuals"
 _ON_LAYERS = ("pp.normalize_total", "pp.log1p", "pp.regress_out", "pp.scale", _PEARSON)
+_ON_OBSM = ("pp.normalize_total", "pp.log1p", _PEARSON)
 _SCALING = ("pp.scale", "pp.recipe_seurat", "pp.recipe_zheng17")
+_PER_CELL, _DISPERSION, _WEINREB = "pp.normalize_per_cell", "pp.filter_genes_dispersion", "pp.recipe_weinreb17"
+_DOUBLETS = "pp.scrublet_simulate_doublets"
+_DISPERSIONS = (
+    ("means", "mean per gene"),
+    ("dispersions", "dispersion per gene"),
+    ("dispersions_norm", "dispersion against genes of a like mean"),
+)
 _SCALED = (
     ("X", "", "n_obs x n_vars", "float32", "genes of unit variance"),
     ("var", "mean", "n_vars", "float64", "mean before scaling"),
@@ -121,12 +129,24 @@ SLOTS: tuple[Slot, ...] = (
     Slot("X", "", "n_obs x n_vars", "float32", _PEARSON, "Pearson residuals"),
     Slot("uns", "pearson_residuals_normalization", "", "dict", _PEARSON, "theta, clip and computed_on"),
     *(Slot("layers", "{}", "n_obs x n_vars", "float32", w, "the same, of a layer") for w in _ON_LAYERS),
+    *(Slot("obsm", "{}", "n_obs x n_dims", "float", w, "the same, of an element of obsm") for w in _ON_OBSM),
     *(Slot("uns", "log1p", "", "dict", w, "base of the logarithm") for w in ("pp.log1p", *_SCALING[1:])),
     *(Slot(a, k, d, t, w, doc) for w in _SCALING for a, k, d, t, doc in _SCALED),
     Slot("obs", "n_genes", "n_obs", "int64", "pp.recipe_seurat", "genes with a value above 0"),
     Slot("var", "n_cells", "n_vars", "int64", "pp.recipe_seurat", "cells with a value above 0"),
     Slot("obs", "n_counts_all", "n_obs", "float", "pp.recipe_zheng17", "sum before, over the median"),
     Slot("var", "n_counts", "n_vars", "float", "pp.recipe_zheng17", "sum of the gene"),
+    Slot("obs", "{}", "n_obs", "float", _PER_CELL, "sum of the cell before"),
+    Slot("X", "", "n_obs x n_vars", "float32", _PER_CELL, "every cell brought to the same sum"),
+    Slot("layers", "{}", "n_obs x n_vars", "float32", _PER_CELL, "the same, of a layer"),
+    *(Slot("var", k, "n_vars", "float32", _DISPERSION, doc) for k, doc in _DISPERSIONS),
+    Slot("var", "highly_variable", "n_vars", "bool", _DISPERSION, "chosen genes"),
+    Slot("X", "", "n_obs x n_vars", "float32", _WEINREB, "every cell brought to the same sum"),
+    Slot("obsm", "X_pca", "n_obs x n_comps", "float32", _WEINREB, "principal components of the cells"),
+    Slot("uns", "log1p", "", "dict", _WEINREB, "base of the logarithm"),
+    Slot("obs", "n_counts", "n_obs", "float", _DOUBLETS, "sum of the doublet"),
+    Slot("obsm", "doublet_parents", "n_obs x 2", "int64", _DOUBLETS, "the two cells that it is made of"),
+    Slot("uns", "scrublet", "", "dict", _DOUBLETS, "parameters"),
     Slot("obsm", "X_pca", "n_obs x n_comps", "float", "pp.pca", "principal components of the cells"),
     Slot("varm", "PCs", "n_vars x n_comps", "float", "pp.pca", "loadings"),
     Slot("uns", "pca", "", "dict", "pp.pca", "params, variance and variance_ratio"),
@@ -266,7 +286,9 @@ def of(writer: str) -> tuple[Slot, ...]:
     return tuple(s for s in (*SLOTS, *FROM_OUTSIDE) if s.writer == writer)
 
 
-def write(adata: AnnData, writes: Mapping[tuple[str, str], Any], *, writer: str | None = None) -> None:
+def write(
+    adata: AnnData, writes: Mapping[tuple[str, str], Any], *, writer: str | None = None, since: float | None = None
+) -> None:
     """Write slots of ``adata``: ``{("obsm", "X_pca"): array, ...}``.
 
     Parameters
@@ -277,6 +299,8 @@ def write(adata: AnnData, writes: Mapping[tuple[str, str], Any], *, writer: str 
         ``(attribute, key)`` to value; ``("X", "")`` is X itself.
     writer
         The function that writes, as in `SLOTS`.
+    since
+        When the step began (`log.begin`): it is said that it ended, and what it wrote.
 
     Raises
     ------
@@ -302,6 +326,14 @@ def write(adata: AnnData, writes: Mapping[tuple[str, str], Any], *, writer: str 
             add_column(getattr(adata, attr), key, value)
         else:
             getattr(adata, attr)[key] = value
+    if since is not None:
+        log.finished(since, [_told(declared, attr, key) for attr, key in writes])
+
+
+def _told(declared: tuple[Slot, ...], attr: str, key: str) -> str:
+    """Return what was written, for the user: its name, what it is, and where."""
+    slot = next(s for s in declared if s.matches(attr, key))
+    return f"X, {slot.doc}" if attr == "X" else f"{key!r}, {slot.doc} (adata.{attr})"
 
 
 def subset(adata: AnnData, axis: str, keep: Any) -> None:

@@ -10,7 +10,14 @@ from sc_dask.array.normalize import factors, is_log_of_counts, with_dropped_gene
 from sc_dask.array.source import Block
 from sc_dask.kernels.csr import col_lookup
 from sc_dask.kernels.qc import col_totals
-from sc_dask.kernels.score import group_sums, log_col_totals, log_group_sums, members
+from sc_dask.kernels.score import (
+    group_sums,
+    log_col_totals,
+    log_group_sums,
+    members,
+    nan_col_totals,
+    nan_group_sums,
+)
 
 
 def _log_totals(block: Block, totals: np.ndarray, *, target_sum: float, base: float | None) -> np.ndarray:
@@ -29,15 +36,28 @@ def _log_group_sums(
     return log_group_sums(block, factors(totals, target_sum), lookup, member, base)
 
 
+NAN_TOTALS: Reduction[np.ndarray, np.ndarray] = Reduction(nan_col_totals, np.add)
 TOTALS: Reduction[np.ndarray, np.ndarray] = Reduction(col_totals, np.add)
 LOG_TOTALS: Reduction[np.ndarray, np.ndarray] = Reduction(_log_totals, np.add)
 
 
-def gene_means(x: RowBlocks) -> np.ndarray:
-    """Return the mean of every gene, float64 (n_vars,); 1 pass, or none when a pass has taught the sums of ``x``."""
+def gene_means(x: RowBlocks) -> tuple[np.ndarray, np.ndarray]:
+    """Return the mean of every gene over its values but NaN, float64 (n_vars,), and which genes have NaN.
+
+    Passes: 1, or none when a pass has taught the sums of ``x``; 1 more if there are NaN.
+    """
     if "totals" not in x.known.cols:
         x.known.cols["totals"] = _gene_totals(x)
-    return x.known.cols["totals"] / max(x.shape[0], 1)
+    totals = x.known.cols["totals"]
+    has_nan = np.isnan(totals)
+    if not has_nan.any():
+        return totals / max(x.shape[0], 1), has_nan
+    some = np.flatnonzero(has_nan)
+    sums, n_nan = run.compute(reduce_rows(NAN_TOTALS, x.select_columns(some)), label="gene means")
+    means = totals / max(x.shape[0], 1)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        means[some] = sums / (x.shape[0] - n_nan)  # 0 / 0 is NaN: a gene without values has no mean
+    return means, has_nan
 
 
 def _gene_totals(x: RowBlocks) -> np.ndarray:
@@ -49,13 +69,21 @@ def _gene_totals(x: RowBlocks) -> np.ndarray:
     return totals if cols is None else totals[cols]
 
 
-def scores(x: RowBlocks, sets: list[np.ndarray], controls: list[np.ndarray]) -> np.ndarray:
+def scores(
+    x: RowBlocks, sets: list[np.ndarray], controls: list[np.ndarray], has_nan: np.ndarray | None = None
+) -> np.ndarray:
     """Return the mean of each set of genes less that of its controls, float64 (n_obs, n_sets).
 
-    Passes: 1 for any number of sets, and the values of no other gene are made.
+    ``has_nan`` marks the genes with NaN: in their cells means are of the other genes. Passes: 1 for any number of sets,
+    and the values of no other gene are made.
     """
     groups = [*sets, *controls]
     genes, member = members(groups)
+    if has_nan is not None and has_nan[genes].any():
+        found = run.compute(collect_rows(nan_group_sums, x.select_columns(genes), member=member), label="scores")
+        with np.errstate(invalid="ignore", divide="ignore"):
+            means = found[:, : len(groups)] / found[:, len(groups) :]
+        return np.asarray(means[:, : len(sets)] - means[:, len(sets) :])
     if is_log_of_counts(x):
         const = dict(x.expression.steps[-1].const)
         whole, cols = with_dropped_genes(x)

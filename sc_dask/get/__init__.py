@@ -1,6 +1,7 @@
 """The only reader of AnnData: matrices as lazy row blocks, embeddings, graphs and tables."""
 
 from sc_dask.get.aggregates import aggregate
+from sc_dask.get.arrays import alone, is_array, is_lazy, part, put_back, slot
 from sc_dask.get.columns import (
     as_stored,
     batches,
@@ -22,6 +23,7 @@ from sc_dask.get.graphs import distances, embedding, embedding_rows, graph, land
 
 __all__ = [
     "aggregate",
+    "alone",
     "as_stored",
     "batches",
     "column",
@@ -33,11 +35,16 @@ __all__ = [
     "graph",
     "groups",
     "in_memory",
+    "is_array",
+    "is_lazy",
     "listed",
     "matrix",
     "names",
     "obs_df",
+    "part",
+    "put_back",
     "rank_genes_groups_df",
+    "slot",
     "stored",
     "text_as_category",
     "var_df",

@@ -15,7 +15,7 @@ from sc_dask.array.blocks import RowBlocks, collect_rows, from_array
 from sc_dask.array.engine import batch, run
 from sc_dask.array.gene_major import genes as gene_major
 from sc_dask.array.source import MemorySource
-from sc_dask.errors import InputError, MissingKeyError
+from sc_dask.errors import BackedError, InputError, MissingKeyError
 from sc_dask.groups import Groups, Name, of_column
 from sc_dask.kernels.csr import to_dense
 from sc_dask.outside.anndata import named_layers
@@ -80,7 +80,7 @@ def matrix(
 def blocks_of(x: Any) -> RowBlocks:
     """Return a matrix as lazy row blocks, whatever it is stored as; nothing is read."""
     if not isinstance(x, np.ndarray | da.Array) and not sp.issparse(x):
-        raise InputError(
+        raise BackedError(
             f"a matrix of type {type(x).__name__}",
             "an ndarray, a scipy sparse matrix or a Dask array",
             "read the file with sd.read(path) instead of backed mode",

@@ -121,7 +121,7 @@ def graph(adata: AnnData, neighbors_key: str | None = None, obsp: str | None = N
         obsp = adata.uns[key].get("connectivities_key", "connectivities")
     if obsp not in adata.obsp:
         raise MissingKeyError(f"no {obsp!r} in adata.obsp", f"one of: {listed(adata.obsp)}", "pp.neighbors(adata)")
-    return adata.obsp[obsp].tocsr()
+    return sp.csr_matrix(adata.obsp[obsp])  # that of all pairs of cells is an array
 
 
 def distances(adata: AnnData, neighbors_key: str | None = None) -> sp.csr_matrix:

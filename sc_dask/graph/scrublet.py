@@ -85,6 +85,20 @@ def of_counts(
     return _scored(kernels.to_target(observed), _simulated(counts, pairs, how, seed), pairs, options, n_jobs)
 
 
+def doublets(
+    counts: sp.csr_matrix, how: Simulation, random_state: int | None
+) -> tuple[sp.csr_matrix, NDArray[np.int64]]:
+    """Return the counts of doublets, all of them at once, and the two cells that each is made of."""
+    rng = _random(random_state)
+    pairs = _pairs(counts.shape[0], int(counts.shape[0] * how.ratio), rng)
+    seed = int(rng.randint(2**31 - 1)) if how.rate < 1 else None
+    blocks = []
+    for i in range(0, len(pairs), _DOUBLETS_AT_ONCE):
+        of_block = None if seed is None else np.random.default_rng((seed, i))
+        blocks.append(kernels.doublets(counts, pairs[i : i + _DOUBLETS_AT_ONCE], how.rate, of_block))
+    return sp.vstack(blocks, format="csr"), pairs
+
+
 def of_matrices(
     observed: sp.csr_matrix,
     simulated: sp.csr_matrix,

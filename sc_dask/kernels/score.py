@@ -103,6 +103,27 @@ def group_sums(block: Block, lookup: NDArray[np.int32], member: NDArray[np.float
     return out
 
 
+def nan_group_sums(block: Block, member: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the sums of groups of genes in each cell without NaN, and how many values they are of.
+
+    ``member`` has a row for each gene of the block, which holds these genes only; float64, n_obs x (2 n_groups).
+    """
+    x = (block.toarray() if sp.issparse(block) else np.asarray(block)).astype(np.float64)
+    there = ~np.isnan(x)
+    return np.hstack([np.where(there, x, 0) @ member, there.astype(np.float64) @ member])
+
+
+def nan_col_totals(block: Block) -> NDArray[np.float64]:
+    """Return the sums of each gene without NaN, and the number of its NaN: float64, 2 x n_vars."""
+    n = block.shape[1]
+    if sp.issparse(block):
+        missing, genes = np.isnan(block.data), block.indices
+        sums = np.bincount(genes[~missing], weights=block.data[~missing].astype(np.float64), minlength=n)
+        return np.stack([sums, np.bincount(genes[missing], minlength=n).astype(np.float64)])
+    missing = np.isnan(block)
+    return np.stack([np.nansum(block, axis=0, dtype=np.float64), missing.sum(axis=0)])
+
+
 def log_group_sums(
     block: sp.csr_matrix,
     factors: NDArray[np.float64],

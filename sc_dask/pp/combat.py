@@ -12,6 +12,7 @@ from sc_dask import get, slots
 from sc_dask.array.combat import adjusted
 from sc_dask.errors import InputError
 from sc_dask.groups import Name, missing_values
+from sc_dask.log import begin
 from sc_dask.price import Price, Size, priced
 
 if TYPE_CHECKING:
@@ -73,6 +74,7 @@ def combat(
     >>> adata.X.shape, str(adata.X.dtype)
     ((200, 100), 'float32')
     """
+    start = begin("computing combat")
     batches = get.groups(adata, key, missing="refuse", min_groups=2, min_cells=2)
     wanted = list(covariates or ())
     if isinstance(covariates, str) or key in wanted or len(set(wanted)) < len(wanted):
@@ -82,7 +84,7 @@ def combat(
     out = get.as_stored(x, stored)
     if not inplace:
         return out
-    slots.write(adata, {("X", ""): out, **get.text_as_category(adata, key)}, writer="pp.combat")
+    slots.write(adata, {("X", ""): out, **get.text_as_category(adata, key)}, writer="pp.combat", since=start)
     return None
 
 

@@ -29,6 +29,7 @@ def _bound(**options: float | None) -> tuple[str, float]:
 
 
 def _keep(name: str, bound: float, numbers: np.ndarray, what: str) -> np.ndarray:
+    """Return the mask of what stays, and say how many go."""
     keep = numbers >= bound if name.startswith("min_") else numbers <= bound
     if not keep.any():
         raise InputError(
@@ -38,7 +39,12 @@ def _keep(name: str, bound: float, numbers: np.ndarray, what: str) -> np.ndarray
             "a bound that keeps some",
             f"look at the numbers with inplace=False and choose {name} anew",
         )
-    logger.info("%s=%s: %d of %d %s go", name, bound, (~keep).sum(), len(keep), what)
+    n_gone = int((~keep).sum())
+    if n_gone:
+        least, kind = ("less", name[4:]) if name.startswith("min_") else ("more", name[4:])
+        unit = {"genes": "genes expressed"}.get(kind, kind)
+        verb = "have" if what == "cells" else "are detected in"
+        logger.info("filtered out %d %s that %s %s than %s %s", n_gone, what, verb, least, bound, unit)
     return keep
 
 
@@ -54,7 +60,7 @@ def _price_of_cells(size: Size, **_: Any) -> Price:
 
 @priced(_price_of_cells)
 def filter_cells(
-    data: AnnData,
+    data: AnnData | Any,
     *,
     min_counts: float | None = None,
     min_genes: int | None = None,
@@ -68,7 +74,7 @@ def filter_cells(
     Parameters
     ----------
     data
-        Annotated matrix (n_obs, n_vars), in memory or lazy.
+        Annotated matrix (n_obs, n_vars), in memory or lazy; or the matrix alone.
     min_counts, max_counts
         Bounds of the cell's sum.
     min_genes, max_genes
@@ -81,7 +87,8 @@ def filter_cells(
 
     Returns
     -------
-    None; with ``copy`` the new AnnData; with ``inplace=False`` the mask (n_obs,) and the numbers (n_obs,).
+    None; with ``copy`` the new AnnData; with ``inplace=False``, and of a matrix alone, the mask and the numbers
+    (n_obs,).
 
     Writes
     ------
@@ -104,7 +111,7 @@ def filter_cells(
     True
     """
     name, bound = _bound(min_counts=min_counts, min_genes=min_genes, max_counts=max_counts, max_genes=max_genes)
-    adata = data.copy() if copy else data
+    adata, inplace = (get.alone(data), False) if get.is_array(data) else (data.copy() if copy else data, inplace)
     x = get.matrix(adata)
     totals, counts = qc.cell_statistics(x)
     numbers = counts if name.endswith("genes") else as_sums(totals, x.dtype)
@@ -123,7 +130,7 @@ def _price_of_genes(size: Size, **_: Any) -> Price:
 
 @priced(_price_of_genes)
 def filter_genes(
-    data: AnnData,
+    data: AnnData | Any,
     *,
     min_counts: float | None = None,
     min_cells: int | None = None,
@@ -137,7 +144,7 @@ def filter_genes(
     Parameters
     ----------
     data
-        Annotated matrix (n_obs, n_vars), in memory or lazy.
+        Annotated matrix (n_obs, n_vars), in memory or lazy; or the matrix alone.
     min_counts, max_counts
         Bounds of the gene's sum.
     min_cells, max_cells
@@ -149,7 +156,8 @@ def filter_genes(
 
     Returns
     -------
-    None; with ``copy`` the new AnnData; with ``inplace=False`` the mask (n_vars,) and the numbers (n_vars,).
+    None; with ``copy`` the new AnnData; with ``inplace=False``, and of a matrix alone, the mask and the numbers
+    (n_vars,).
 
     Writes
     ------
@@ -172,7 +180,7 @@ def filter_genes(
     True
     """
     name, bound = _bound(min_counts=min_counts, min_cells=min_cells, max_counts=max_counts, max_cells=max_cells)
-    adata = data.copy() if copy else data
+    adata, inplace = (get.alone(data), False) if get.is_array(data) else (data.copy() if copy else data, inplace)
     x = get.matrix(adata)
     totals, counts = qc.gene_statistics(x)
     numbers = counts if name.endswith("cells") else as_sums(totals, x.dtype)

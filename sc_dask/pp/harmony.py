@@ -12,6 +12,7 @@ from sc_dask.array.engine import run
 from sc_dask.errors import InputError, MissingKeyError
 from sc_dask.graph import harmony as engine
 from sc_dask.graph.knn.neighbors import check_finite
+from sc_dask.log import begin
 from sc_dask.names import check_new
 from sc_dask.price import MIB, Price, Size, priced
 
@@ -98,6 +99,7 @@ def harmony_integrate(
     >>> adata.obsm["X_pca_harmony"].shape
     (200, 10)
     """
+    start = begin("integrating batches by Harmony")
     check_new(adjusted_basis=adjusted_basis)
     names = [key] if isinstance(key, str) else list(key)
     if not names or len(set(names)) < len(names):
@@ -113,7 +115,7 @@ def harmony_integrate(
     check_finite(x)
     keys = engine.batches(codes)
     found = run.call(engine.harmony, x, keys, _options(kwargs, keys, sizes), n_jobs=config.n_threads())
-    slots.write(adata, {("obsm", adjusted_basis): found.x}, writer="pp.harmony_integrate")
+    slots.write(adata, {("obsm", adjusted_basis): found.x}, writer="pp.harmony_integrate", since=start)
 
 
 def _options(kwargs: dict[str, Any], keys: engine.Batches, sizes: list[int]) -> engine.HarmonyOptions:

@@ -16,6 +16,7 @@ from sc_dask.errors import CountsWarning, InputError, ScDaskWarning
 from sc_dask.kernels import hvg as tables
 from sc_dask.kernels.moments import variance
 from sc_dask.kernels.pearson import check_model
+from sc_dask.log import begin
 from sc_dask.price import MIB, Price, Size, priced
 
 if TYPE_CHECKING:
@@ -51,6 +52,7 @@ def highly_variable_genes(
     subset: bool = False,
     inplace: bool = True,
     batch_key: str | None = None,
+    filter_unexpressed_genes: bool | None = None,
     check_values: bool = True,
     theta: float = 100,
     clip: float | None = None,
@@ -83,6 +85,8 @@ def highly_variable_genes(
     batch_key
         Column of obs: genes are chosen in every batch alone and the choices are joined. A batch in which no gene varies
         (one cell, say) chooses none, with a warning.
+    filter_unexpressed_genes
+        Leave genes without a count out of the bins of ``seurat`` and ``cell_ranger``; None: of batches only.
     check_values
         Warn if counts are not integers (all flavors of counts); checked in the same pass.
     theta, clip
@@ -121,6 +125,7 @@ def highly_variable_genes(
     >>> int(adata.var["highly_variable"].sum())
     50
     """
+    start = begin("extracting highly variable genes")
     v3, residuals = flavor in ("seurat_v3", "seurat_v3_paper"), flavor == "pearson_residuals"
     if flavor not in _FLAVORS:
         raise InputError(f"flavor={flavor!r}", f"one of: {', '.join(_FLAVORS)}")
@@ -136,6 +141,8 @@ def highly_variable_genes(
     if not v3 and span != 0.3:
         raise InputError(f"span={span} with flavor={flavor!r}", "a span only with seurat_v3", "drop span")
     model = {"theta": theta, "clip": clip, "chunksize": chunksize}
+    if (v3 or residuals) and filter_unexpressed_genes is not None:
+        raise InputError(f"filter_unexpressed_genes with flavor={flavor!r}", "a flavor with bins", "drop it")
     if not residuals and model != {"theta": 100, "clip": None, "chunksize": 1000}:
         raise InputError(
             f"{', '.join(model)} with flavor={flavor!r}", "a model only with pearson_residuals", "drop them"
@@ -145,10 +152,18 @@ def highly_variable_genes(
     elif v3:
         table = _by_curve(adata, layer, n_top_genes or 2000, span, flavor, batch_key, check_values)
     else:
-        table = _by_bins(adata, layer, n_top_genes, cutoffs, n_bins, flavor, batch_key)
+        if batch_key is not None and filter_unexpressed_genes is False:
+            message = (
+                "filter_unexpressed_genes=False is ignored with batch_key: a batch leaves genes without counts out"
+            )
+            warnings.warn(message, ScDaskWarning, stacklevel=2)
+        only_expressed = batch_key is not None or bool(filter_unexpressed_genes)
+        table = _by_bins(adata, layer, n_top_genes, cutoffs, n_bins, flavor, batch_key, only_expressed)
     if not inplace:
         return table[table["highly_variable"]] if subset else table
-    _write(adata, table, {"flavor": flavor, "computed_on": layer or "adata.X"} if residuals else {"flavor": flavor})
+    _write(
+        adata, table, {"flavor": flavor, "computed_on": layer or "adata.X"} if residuals else {"flavor": flavor}, start
+    )
     if subset:
         slots.subset(adata, "var", table["highly_variable"].to_numpy())
     return None
@@ -177,13 +192,13 @@ def _warn_of(names: list[Any], n: np.ndarray, var: np.ndarray, n_top_genes: int 
     warnings.warn(message, ScDaskWarning, stacklevel=4)
 
 
-def _write(adata: AnnData, table: pd.DataFrame, uns: dict[str, str]) -> None:
+def _write(adata: AnnData, table: pd.DataFrame, uns: dict[str, str], start: float) -> None:
     table = table.drop(columns="mean_bin", errors="ignore")
     if "dispersions_norm" in table:
         table = table.assign(dispersions_norm=table["dispersions_norm"].astype(np.float32))
     writes: dict[tuple[str, str], Any] = {("uns", "hvg"): uns}
     writes |= {("var", str(c)): table[c].to_numpy() for c in table}
-    slots.write(adata, writes, writer="pp.highly_variable_genes")
+    slots.write(adata, writes, writer="pp.highly_variable_genes", since=start)
 
 
 def _by_bins(
@@ -194,6 +209,7 @@ def _by_bins(
     n_bins: int,
     flavor: Any,
     batch_key: str | None,
+    only_expressed: bool,
 ) -> pd.DataFrame:
     codes, names = get.batches(adata, batch_key)
     base = adata.uns.get("log1p", {}).get("base")
@@ -206,7 +222,7 @@ def _by_bins(
     options["index"] = get.names(adata, "var")
     per_batch = []
     for i, name in enumerate(names):
-        expressed = None if batch_key is None else m.nnz[i] > 0
+        expressed = m.nnz[i] > 0 if only_expressed else None
         with _of_batch(name, int(m.n[i])):
             per_batch.append(tables.dispersion_table(m.mean[i], var[i], expressed=expressed, **options))
     return per_batch[0] if batch_key is None else tables.combine_batches(per_batch, n_top_genes=n_top_genes, **cutoffs)

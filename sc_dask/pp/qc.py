@@ -42,6 +42,7 @@ def calculate_qc_metrics(
     use_raw: bool = False,
     inplace: bool = False,
     log1p: bool = True,
+    parallel: bool | None = None,
 ) -> tuple[pd.DataFrame, pd.DataFrame] | None:
     """Calculate quality control metrics of cells and genes, as scater and scanpy define them (McCarthy 2017).
 
@@ -62,6 +63,8 @@ def calculate_qc_metrics(
         Write the columns into obs and var instead of returning them.
     log1p
         Add log(1 + x) of the metrics.
+    parallel
+        Deprecated, and without effect: every pass is parallel.
 
     Returns
     -------
@@ -93,6 +96,9 @@ def calculate_qc_metrics(
     >>> "pct_counts_mt" in adata.obs
     True
     """
+    if parallel is not None:
+        message = "Argument `parallel` is deprecated, and has no effect: every pass is parallel"
+        warnings.warn(message, FutureWarning, stacklevel=2)
     qc_vars = [qc_vars] if isinstance(qc_vars, str) else list(qc_vars)
     tops = tuple(sorted(percent_top)) if percent_top else ()
     n_vars = adata.raw.n_vars if use_raw and adata.raw is not None else adata.n_vars

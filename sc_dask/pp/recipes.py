@@ -7,10 +7,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sc_dask import get, slots
+from sc_dask.array import normalize as lazy
 from sc_dask.array.hvg import group_moments
+from sc_dask.array.pca import solvers
+from sc_dask.array.scale import scaled
 from sc_dask.errors import InputError
 from sc_dask.kernels.hvg import TIE_DECIMALS, dispersion_table
 from sc_dask.kernels.moments import variance
+from sc_dask.log import begin
 from sc_dask.pp.filter import filter_cells, filter_genes
 from sc_dask.pp.normalize import log1p, normalize_total
 from sc_dask.pp.scale import scale
@@ -21,6 +25,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
 
+_MAX_FRACTION, _NOT_ZERO = 0.05, 1e-4  # of a cell in one gene; what keeps a division from zero
 _LIBRARIES = 50 * MIB  # code of the fits
 
 
@@ -154,6 +159,100 @@ def recipe_zheng17(
         log1p(adata)
     scale(adata)
     return adata if copy else None
+
+
+def _price_of_weinreb17(size: Size, *, svd_solver: str, n_pcs: int, **_: Any) -> Price:
+    pca = solvers.MEMORY[_solver_of(svd_solver, size.n_vars)](size, n_pcs, None)
+    passes = 3 + size.passes_unless("cell sums") + (1 if size.spills else 4 if svd_solver == "randomized" else 2)
+    return Price(passes, pca + 3 * size.blocks + 64 * size.n_vars * size.states + 400 * size.n_obs, size.rep)
+
+
+@priced(_price_of_weinreb17)
+def recipe_weinreb17(
+    adata: AnnData,
+    *,
+    log: bool = True,
+    mean_threshold: float = 0.01,
+    cv_threshold: int = 2,
+    n_pcs: int = 50,
+    svd_solver: str = "randomized",
+    random_state: int = 0,
+    copy: bool = False,
+) -> AnnData | None:
+    """Normalise, choose genes that vary, and find principal components, as Weinreb 2017 did.
+
+    Logarithm; equal sums of the genes that have no more than 5 % of any cell; genes of a high coefficient of variation;
+    components of their standard scores.
+
+    Parameters
+    ----------
+    adata
+        Annotated matrix (n_obs, n_vars) of counts, in memory or lazy. (scanpy refuses sparse matrices; here they become
+        dense nowhere.)
+    log
+        Take the logarithm first.
+    mean_threshold, cv_threshold
+        Genes stay whose mean and whose standard deviation by mean are above.
+    n_pcs
+        Number of principal components.
+    svd_solver, random_state
+        As of `pca`.
+    copy
+        Return a changed copy instead.
+
+    Returns
+    -------
+    None, or with ``copy`` the new AnnData.
+
+    Writes
+    ------
+    Genes are dropped; X (normalised, sparse or lazy as it was), obsm ``X_pca``, uns ``log1p``.
+
+    Passes: 5; 1 less if the cells' sums are known, 3 more where blocks cannot be spilled. Memory: as `pca`.
+
+    Raises
+    ------
+    InputError
+        No gene is left, or not more cells and genes than components.
+
+    Examples
+    --------
+    >>> import sc_dask as sd
+    >>> adata = sd.datasets.simulate(200, 300, seed=1)
+    >>> sd.pp.recipe_weinreb17(adata, n_pcs=5, cv_threshold=1)
+    >>> adata.obsm["X_pca"].shape
+    (200, 5)
+    """
+    solver = _solver_of(svd_solver, adata.n_vars)
+    adata = adata.copy() if copy else adata
+    start = begin("running recipe weinreb17")
+    if log:
+        log1p(adata)
+    x = get.matrix(adata)
+    totals, _ = lazy.totals_without(x, _MAX_FRACTION)
+    out = get.as_stored(lazy.normalize(x, totals, float(lazy.computed_totals(x).mean())), get.stored(adata))
+    slots.write(adata, {("X", ""): out}, writer="pp.recipe_weinreb17")
+    x = get.matrix(adata)
+    m = group_moments(x)
+    mean, std = m.mean[0], np.sqrt(m.m2[0] / max(x.shape[0], 1))
+    chosen = (mean > mean_threshold) & (std / (mean + _NOT_ZERO) > cv_threshold)
+    _keep(adata, chosen)
+    scores = scaled(x.select_columns(np.flatnonzero(chosen)), mean[chosen], std[chosen] + _NOT_ZERO)
+    if not 1 <= n_pcs <= min(scores.shape):
+        raise InputError(f"n_pcs={n_pcs} for {scores.shape[0]} cells and {scores.shape[1]} genes", "no more than these")
+    how = {"random_state": random_state} if solver == "randomized" else {}
+    found = solvers.SOLVERS[solver](scores, n_pcs, dtype=np.dtype("float32"), **how)
+    slots.write(adata, {("obsm", "X_pca"): found.scores}, writer="pp.recipe_weinreb17", since=start)
+    return adata if copy else None
+
+
+def _solver_of(name: str, n_genes: int) -> str:
+    name = solvers.cheaper(n_genes) if name in ("auto", "arpack") else name
+    if name in ("full", "covariance_eigh"):
+        name = "gram"
+    if name not in ("gram", "randomized"):
+        raise InputError(f"svd_solver={name!r}", "one of: auto, arpack, full, covariance_eigh, gram, randomized")
+    return name
 
 
 def _no_plot(plot: bool) -> None:

@@ -16,6 +16,7 @@ from sc_dask.array.engine import run
 from sc_dask.errors import InputError
 from sc_dask.groups import Name, missing_values
 from sc_dask.kernels.regress_out import orthonormal
+from sc_dask.log import begin
 from sc_dask.price import Price, Size, priced
 
 if TYPE_CHECKING:
@@ -89,6 +90,7 @@ def regress_out(
     >>> abs(float(adata.X.compute().mean())) < 1e-5
     True
     """
+    start = begin(f"regressing out {keys}")
     names = [keys] if isinstance(keys, str) else list(keys)
     design, codes, n_levels = _covariates(adata, names)
     with _threads(n_jobs):
@@ -96,7 +98,7 @@ def regress_out(
         stored = get.stored(adata, layer)
         out = get.as_stored(lazy.regressed(get.matrix(adata, layer), design, codes, n_levels), stored)
     key = ("X", "") if layer is None else ("layers", layer)
-    slots.write(adata, {key: out}, writer="pp.regress_out")
+    slots.write(adata, {key: out}, writer="pp.regress_out", since=start)
     return adata if copy else None
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from sc_dask import get, slots
-from sc_dask.errors import InputError
+from sc_dask.errors import BackedError, InputError
 from sc_dask.price import Price, Size, priced
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ def _price(size: Size, **_: Any) -> Price:
 
 @priced(_price)
 def sample(
-    data: AnnData,
+    data: AnnData | Any,
     fraction: float | None = None,
     *,
     n: int | None = None,
@@ -31,13 +31,13 @@ def sample(
     replace: bool = False,
     axis: Literal["obs", 0, "var", 1] = "obs",
     p: str | np.ndarray | None = None,
-) -> AnnData | None:
+) -> AnnData | tuple[Any, np.ndarray] | None:
     """Draw cells or genes at random, with or without replacement.
 
     Parameters
     ----------
     data
-        Annotated matrix (n_obs, n_vars), in memory or lazy.
+        Annotated matrix (n_obs, n_vars), in memory, lazy or backed; or the matrix alone.
     fraction
         Share of all cells (or genes) to draw; above 1 with ``replace`` only.
     n
@@ -55,7 +55,8 @@ def sample(
 
     Returns
     -------
-    None, or with ``copy`` the new AnnData.
+    None, or with ``copy`` the new AnnData (of a backed one in memory); of a matrix alone a part of it, and the
+    positions that were drawn: in the order of the draw in memory, rising where it is lazy.
 
     Writes
     ------
@@ -84,7 +85,7 @@ def sample(
     chances = None if p is None else _chances(data, p, name, n_all)
     n_drawn = _number(fraction, n, n_all, replace, chances)
     drawn = np.random.default_rng(rng).choice(n_all, size=n_drawn, replace=replace, p=chances)
-    return _keep(data, name, drawn, copy)
+    return _kept(data, name, drawn, copy)
 
 
 def _price_of_subsample(size: Size, **_: Any) -> Price:
@@ -93,19 +94,19 @@ def _price_of_subsample(size: Size, **_: Any) -> Price:
 
 @priced(_price_of_subsample)
 def subsample(
-    data: AnnData,
+    data: AnnData | Any,
     fraction: float | None = None,
     *,
     n_obs: int | None = None,
     random_state: int | np.random.RandomState | None = 0,
     copy: bool = False,
-) -> AnnData | None:
+) -> AnnData | tuple[Any, np.ndarray] | None:
     """Draw cells at random, without replacement, as scanpy did before `sample`.
 
     Parameters
     ----------
     data
-        Annotated matrix (n_obs, n_vars), in memory or lazy.
+        Annotated matrix (n_obs, n_vars), in memory, lazy or backed; or the matrix alone.
     fraction
         Share of the cells to draw, up to 1.
     n_obs
@@ -117,7 +118,8 @@ def subsample(
 
     Returns
     -------
-    None, or with ``copy`` the new AnnData.
+    None, or with ``copy`` the new AnnData (of a backed one in memory); of a matrix alone a part of it, and the
+    positions that were drawn: in the order of the draw in memory, rising where it is lazy.
 
     Writes
     ------
@@ -138,9 +140,9 @@ def subsample(
     >>> adata.n_obs
     50
     """
-    n = _number(fraction, n_obs, data.n_obs, False, None)
+    n = _number(fraction, n_obs, data.shape[0], False, None)
     rng = random_state if isinstance(random_state, np.random.RandomState) else np.random.RandomState(random_state)
-    return _keep(data, "obs", rng.choice(data.n_obs, size=n, replace=False), copy)
+    return _kept(data, "obs", rng.choice(data.shape[0], size=n, replace=False), copy)
 
 
 def _axis(axis: Any) -> str:
@@ -177,9 +179,16 @@ def _number(fraction: float | None, n: int | None, n_all: int, replace: bool, p:
     return n
 
 
-def _keep(data: AnnData, axis: str, drawn: np.ndarray, copy: bool) -> AnnData | None:
-    drawn = np.sort(drawn)  # where they stand: a block is read once, and never out of turn
+def _kept(data: AnnData | Any, axis: str, drawn: np.ndarray, copy: bool) -> AnnData | tuple[Any, np.ndarray] | None:
+    if get.is_array(data):
+        # rows of a lazy matrix stay where they are: a block is read once, and never out of turn
+        drawn = np.sort(drawn) if get.is_lazy(data) else drawn
+        return (data[drawn] if axis == "obs" else data[:, drawn]), drawn
+    drawn = np.sort(drawn)
     if copy:
-        return (data[drawn] if axis == "obs" else data[:, drawn]).copy()
+        part = data[drawn] if axis == "obs" else data[:, drawn]
+        return part.to_memory() if data.isbacked else part.copy()
+    if data.isbacked:
+        raise BackedError("a backed AnnData and copy=False", "copy=True", "or open the file with sd.read(path)")
     slots.subset(data, axis, drawn)
     return None

@@ -8,8 +8,8 @@ import numpy as np
 
 from sc_dask import get, slots
 from sc_dask.array import scale as lazy
-from sc_dask.array.blocks import RowBlocks, from_array
-from sc_dask.errors import InputError, MissingKeyError
+from sc_dask.errors import InputError
+from sc_dask.log import logger
 from sc_dask.price import Price, Size, priced
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ def _price(size: Size, *, obsm: str | None, mask_obs: Any, zero_center: bool, **
 
 @priced(_price)
 def scale(
-    data: AnnData,
+    data: AnnData | Any,
     *,
     zero_center: bool = True,
     max_value: float | None = None,
@@ -34,7 +34,7 @@ def scale(
     layer: str | None = None,
     obsm: str | None = None,
     mask_obs: np.ndarray | str | None = None,
-) -> AnnData | None:
+) -> AnnData | Any | None:
     """Bring every gene to mean 0 and variance 1.
 
     A lazy X stays lazy: means and deviations are kept and used when a block is asked for, only in the genes that are
@@ -43,7 +43,7 @@ def scale(
     Parameters
     ----------
     data
-        Annotated matrix (n_obs, n_vars), logarithmised, in memory or lazy.
+        Annotated matrix (n_obs, n_vars), logarithmised, in memory or lazy; or the matrix alone.
     zero_center
         False: divide by the standard deviations only, so that a sparse X stays sparse.
     max_value
@@ -59,7 +59,8 @@ def scale(
 
     Returns
     -------
-    None, or with ``copy`` the new AnnData.
+    None, or with ``copy`` the new AnnData; of a matrix alone the new matrix. As in scanpy, an array of floats in memory
+    is changed in place too, without ``copy``.
 
     Writes
     ------
@@ -87,32 +88,24 @@ def scale(
     >>> abs(float(adata.X[:, 0].compute().mean())) < 1e-5
     True
     """
-    if layer is not None and obsm is not None:
-        raise InputError("both layer and obsm were given", "one of them")
     if max_value is not None and not max_value > 0:
         raise InputError(f"max_value={max_value}", "a number above 0, or None")
+    if get.is_array(data):
+        alone = get.alone(data, as_float=True, layer=layer, obsm=obsm)
+        scale(alone, zero_center=zero_center, max_value=max_value, mask_obs=mask_obs)
+        return get.put_back(data, alone.X, copy=copy)
     mask, suffix = _mask(data, mask_obs)
     adata = data.copy() if copy else data
-    x, stored = _matrix(adata, layer, obsm)
+    x, stored = get.part(adata, layer, obsm)
+    if not zero_center and max_value is not None:
+        logger.info("... be careful when using `max_value` without `zero_center`: low values are not cut")
     mean, std = lazy.mean_and_std(x, mask)
     out = lazy.scaled(x, mean, std, zero_center=zero_center, max_value=max_value, of_cells=mask)
-    key = ("obsm", obsm) if obsm is not None else ("layers", layer) if layer is not None else ("X", "")
-    writes: dict[tuple[str, str], Any] = {key: get.as_stored(out, stored)}
+    writes: dict[tuple[str, str], Any] = {get.slot(layer, obsm): get.as_stored(out, stored)}
     if obsm is None:
         writes |= {("var", f"mean{suffix}"): mean, ("var", f"std{suffix}"): np.where(std > 0, std, 1.0)}
     slots.write(adata, writes, writer="pp.scale")
     return adata if copy else None
-
-
-def _matrix(adata: AnnData, layer: str | None, obsm: str | None) -> tuple[RowBlocks, Any]:
-    if obsm is None:
-        return get.matrix(adata, layer), get.stored(adata, layer)
-    if obsm not in adata.obsm:
-        raise MissingKeyError(f"no {obsm!r} in adata.obsm", f"one of: {', '.join(adata.obsm) or 'nothing'}")
-    stored = adata.obsm[obsm]
-    if not hasattr(stored, "dtype"):
-        raise InputError(f"obsm[{obsm!r}] of type {type(stored).__name__}", "an array or a sparse matrix")
-    return from_array(stored), stored
 
 
 def _mask(adata: AnnData, mask_obs: np.ndarray | str | None) -> tuple[np.ndarray | None, str]:

@@ -14,7 +14,7 @@ from sc_dask.array import scrublet as passes
 from sc_dask.array.engine import run
 from sc_dask.errors import CountsWarning, InputError, ScDaskWarning
 from sc_dask.graph import scrublet as engine
-from sc_dask.log import logger
+from sc_dask.log import begin, logger
 from sc_dask.price import Price, Size, priced
 
 if TYPE_CHECKING:
@@ -137,6 +137,7 @@ def scrublet(
     >>> adata.obs["doublet_score"].between(0, 1).all(), len(adata.uns["scrublet"]["doublet_scores_sim"])
     (np.True_, 600)
     """
+    start = begin("Running Scrublet")
     _check(locals())
     options = engine.ScrubletOptions(
         expected_doublet_rate, knn_dist_metric, normalize_variance, mean_center, n_prin_comps, use_approx_neighbors,
@@ -165,8 +166,84 @@ def scrublet(
         _tell(name, s, verbose)
     uns = of_batches["None"] if batch_key is None else {"batches": of_batches, "batched_by": batch_key}
     writes = {("obs", "doublet_score"): scores, ("obs", "predicted_doublet"): called, ("uns", "scrublet"): uns}
-    slots.write(adata, writes, writer="pp.scrublet")
+    slots.write(adata, writes, writer="pp.scrublet", since=start)
     return adata if copy else None
+
+
+def _price_of_simulation(size: Size, *, sim_doublet_ratio: float, **_: Any) -> Price:
+    made = int(2 * sim_doublet_ratio * size.decoded)
+    return Price(1, size.decoded + size.blocks + made, made)
+
+
+@priced(_price_of_simulation)
+def scrublet_simulate_doublets(
+    adata: AnnData,
+    *,
+    layer: str | None = None,
+    sim_doublet_ratio: float = 2.0,
+    synthetic_doublet_umi_subsampling: float = 1.0,
+    random_seed: int | None = 0,
+) -> AnnData:
+    """Simulate doublets by adding the counts of random pairs of cells (Wolock, Lopez & Klein 2019).
+
+    Parameters
+    ----------
+    adata
+        Annotated matrix (n_obs, n_vars) of counts of chosen cells and genes, in memory or lazy.
+    layer
+        Layer of the counts; None: X.
+    sim_doublet_ratio
+        Doublets for each cell.
+    synthetic_doublet_umi_subsampling
+        Share of its counts that a doublet keeps; below 1 drawn otherwise than scanpy draws.
+    random_seed
+        Seed of the pairs, which are scanpy's for the same seed.
+
+    Returns
+    -------
+    AnnData of doublets in memory, in the genes of ``adata``: X csr, obs ``n_counts``, obsm ``doublet_parents`` (n, 2),
+    uns ``scrublet``; normalised as ``adata`` is, `scrublet` takes it as ``adata_sim``.
+
+    Writes
+    ------
+    Nothing.
+
+    Passes: 1. Memory: the counts, and twice of them for each doublet.
+
+    Raises
+    ------
+    InputError
+        A ratio or a share that is out of range.
+    MissingKeyError
+        No such layer.
+
+    Examples
+    --------
+    >>> import sc_dask as sd
+    >>> adata = sd.datasets.simulate(200, 300, seed=1)
+    >>> sd.pp.scrublet_simulate_doublets(adata).shape
+    (400, 300)
+    """
+    from anndata import AnnData
+
+    rate = synthetic_doublet_umi_subsampling
+    if not sim_doublet_ratio > 0 or not 0 < rate <= 1:
+        raise InputError(f"found sim_doublet_ratio={sim_doublet_ratio}, share {rate}", "above 0, and a share up to 1")
+    counts = sp.csr_matrix(run.materialise(get.matrix(adata, layer), label="counts"))
+    how = engine.Simulation(sim_doublet_ratio, rate, False)
+    doublets, parents = engine.doublets(counts, how, random_seed)
+    made = AnnData(doublets)
+    slots.write(
+        made,
+        {
+            ("obs", "n_counts"): np.asarray(doublets.sum(axis=1)).ravel(),
+            ("obsm", "doublet_parents"): parents,
+            ("uns", "scrublet"): {"parameters": {"sim_doublet_ratio": sim_doublet_ratio}},
+        },
+        writer="pp.scrublet_simulate_doublets",
+    )
+    made.var_names = get.names(adata, "var")
+    return made
 
 
 def _check(o: dict[str, Any]) -> None:

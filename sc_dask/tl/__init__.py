@@ -5,6 +5,8 @@ A function and its file may share a name (``tl.leiden``): the name is always the
 
 from __future__ import annotations
 
+from typing import Any
+
 from sc_dask.tl.ingest import ingest
 from sc_dask.tl.leiden import leiden
 from sc_dask.tl.louvain import louvain
@@ -23,6 +25,15 @@ from sc_dask.tl.score import score_genes, score_genes_cell_cycle
 from sc_dask.tl.train import train_annotation
 from sc_dask.tl.annotate import annotate
 from sc_dask.tl.sim import sim
+
+
+def __getattr__(name: str) -> Any:
+    if name != "pca":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    import sc_dask  # pp and tl do not import each other: scripts of old write tl.pca
+
+    return sc_dask.pp.pca
+
 
 __all__ = [
     "annotate",

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from sc_dask import get, slots
 from sc_dask.array.hvg import group_moments
 from sc_dask.errors import InputError, MissingKeyError
+from sc_dask.log import begin
 from sc_dask.names import check_new
 from sc_dask.price import Price, Size, priced
 
@@ -97,6 +98,7 @@ def dendrogram(
     >>> adata.uns["dendrogram_kind"]["categories_ordered"]
     ['b', 'a', 'c']
     """
+    start = begin("computing dendrogram")
     if cor_method not in _CORRELATIONS:
         raise InputError(f"found cor_method={cor_method!r}", "one of " + ", ".join(_CORRELATIONS))
     if var_names is not None and (use_rep is not None or n_pcs is not None):
@@ -123,7 +125,7 @@ def dendrogram(
     }
     if not inplace:
         return result
-    slots.write(adata, {("uns", key): result}, writer="tl.dendrogram")
+    slots.write(adata, {("uns", key): result}, writer="tl.dendrogram", since=start)
     return None
 
 

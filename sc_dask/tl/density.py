@@ -13,6 +13,7 @@ from sc_dask import get, slots
 from sc_dask.array.engine import run
 from sc_dask.errors import InputError, MissingKeyError
 from sc_dask.graph import density
+from sc_dask.log import begin
 from sc_dask.names import check_new
 from sc_dask.price import MIB, Price, Size, priced
 
@@ -80,6 +81,7 @@ def embedding_density(
     >>> adata.obs["umap_density"].agg(["min", "max"]).tolist()
     [0.0, 1.0]
     """
+    start = begin("computing density")
     basis = "draw_graph_fa" if basis.lower() == "fa" else basis.lower()
     key = key_added or (f"{basis}_density" if groupby is None else f"{basis}_density_{groupby}")
     check_new(key_added=key)
@@ -94,7 +96,9 @@ def embedding_density(
             own = cells.codes == code
             values[own] = run.call(_of_group, points[own], name)
     params = {"covariate": groupby, "components": numbers}
-    slots.write(adata, {("obs", key): values, ("uns", f"{key}_params"): params}, writer="tl.embedding_density")
+    slots.write(
+        adata, {("obs", key): values, ("uns", f"{key}_params"): params}, writer="tl.embedding_density", since=start
+    )
 
 
 def _of_group(points: NDArray[np.floating], name: str) -> NDArray[np.float64]:

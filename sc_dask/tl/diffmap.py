@@ -11,6 +11,7 @@ from sc_dask import get, slots
 from sc_dask.array.engine import run
 from sc_dask.errors import InputError
 from sc_dask.graph import diffusion
+from sc_dask.log import begin
 from sc_dask.price import MIB, Price, Size, priced
 
 if TYPE_CHECKING:
@@ -77,12 +78,13 @@ def diffmap(
     >>> adata.obsm["X_diffmap"].shape
     (60, 4)
     """
+    start = begin("computing Diffusion Maps")
     if n_comps <= 2:
         raise InputError(f"found n_comps={n_comps}", "more than 2")
     found = spectrum(adata, n_comps, neighbors_key, random_state)
     adata = adata.copy() if copy else adata
     written = {("obsm", "X_diffmap"): found.vectors, ("uns", "diffmap_evals"): found.values}
-    slots.write(adata, written, writer="tl.diffmap")
+    slots.write(adata, written, writer="tl.diffmap", since=start)
     return adata if copy else None
 
 

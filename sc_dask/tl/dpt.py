@@ -13,6 +13,7 @@ from sc_dask.array.engine import run
 from sc_dask.errors import InputError, MissingKeyError, ScDaskWarning
 from sc_dask.graph import diffusion
 from sc_dask.graph.branching import Branches, branches
+from sc_dask.log import begin
 from sc_dask.price import MIB, Price, Size, price_of, priced
 from sc_dask.tl.diffmap import components, diffmap, spectrum
 
@@ -91,6 +92,7 @@ def dpt(
     >>> sd.tl.dpt(adata, 5); adata.obs["dpt_pseudotime"].agg(["min", "max"]).tolist()
     [0.0, 1.0]
     """
+    start = begin("computing Diffusion Pseudotime")
     root = _root(adata, n_branchings)
     written: dict[tuple[str, str], Any] = {}
     if "X_diffmap" in adata.obsm:
@@ -109,7 +111,7 @@ def dpt(
         _found, used, components(adata, neighbors_key), root, n_branchings, min_size, allow_kendall_tau_shift
     )
     adata = adata.copy() if copy else adata
-    slots.write(adata, written | _written(*result), writer="tl.dpt")
+    slots.write(adata, written | _written(*result), writer="tl.dpt", since=start)
     return adata if copy else None
 
 

@@ -13,6 +13,7 @@ from sc_dask import get, slots
 from sc_dask.array.engine import run
 from sc_dask.errors import InputError, ScDaskWarning
 from sc_dask.graph import force
+from sc_dask.log import begin
 from sc_dask.names import check_new
 from sc_dask.price import MIB, Price, Size, priced
 from sc_dask.tl import partitions
@@ -105,6 +106,7 @@ def draw_graph(
     >>> adata.obsm["X_draw_graph_fr"].shape
     (60, 2)
     """
+    start = begin("drawing single-cell graph")
     check_new(key_added_ext=key_added_ext)
     if layout not in force.LAYOUTS:
         raise InputError(f"found layout={layout!r}", "one of " + ", ".join(force.LAYOUTS))
@@ -132,7 +134,7 @@ def draw_graph(
         ("obsm", f"X_draw_graph_{key_added_ext or layout}"): coords,
         ("uns", "draw_graph"): {"params": {"layout": layout, "random_state": random_state}},
     }
-    slots.write(adata, written, writer="tl.draw_graph")
+    slots.write(adata, written, writer="tl.draw_graph", since=start)
     return adata if copy else None
 
 

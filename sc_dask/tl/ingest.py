@@ -20,6 +20,7 @@ from sc_dask.graph import ingest as placing
 from sc_dask.graph.layout import curve
 from sc_dask.graph.transfer import Labels
 from sc_dask.kernels.csr import to_dense
+from sc_dask.log import begin
 from sc_dask.names import safe, warn_name
 from sc_dask.price import MIB, Price, Size, priced
 from sc_dask.tl.genes import matched
@@ -103,6 +104,7 @@ def ingest(
     >>> new.obs["kind"].tolist()
     ['a', 'a']
     """
+    start = begin("mapping cells onto the reference")
     wanted, columns = _listed(embedding_method), [] if obs is None else _listed(obs)
     k, seed = _options(wanted, columns, labeling_method, kwargs)
     for name in columns:
@@ -135,7 +137,7 @@ def ingest(
         if where is not None:
             writes["obsm", "X_umap"] = where
     adata = adata if inplace else adata.copy()
-    slots.write(adata, writes, writer="tl.ingest")
+    slots.write(adata, writes, writer="tl.ingest", since=start)
     return None if inplace else adata
 
 

@@ -12,6 +12,7 @@ from sc_dask.array.engine import run
 from sc_dask.errors import InputError
 from sc_dask.graph import cluster
 from sc_dask.graph.sharded.landmarks import clusters
+from sc_dask.log import begin
 from sc_dask.names import check_new
 from sc_dask.price import Price, Size, priced
 from sc_dask.tl import partitions
@@ -114,6 +115,7 @@ def leiden(
     >>> adata.obs["leiden"].value_counts().to_dict()
     {'0': 30, '1': 30}
     """
+    start = begin("running Leiden clustering")
     check_new(key_added=key_added)
     several, resolutions = partitions.checked_resolutions(resolution)
     landmark_graph = get.landmark_graph(adata, neighbors_key) if adjacency is None and obsp is None else None
@@ -150,7 +152,9 @@ def leiden(
     }
     name = "leiden_R" if restrict_to is not None and key_added == "leiden" else key_added
     adata = adata.copy() if copy else adata
-    partitions.write(adata, found, resolutions, name, several, params, restrict_to, keep, writer="tl.leiden")
+    partitions.write(
+        adata, found, resolutions, name, several, params, restrict_to, keep, writer="tl.leiden", since=start
+    )
     return adata if copy else None
 
 

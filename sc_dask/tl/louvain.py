@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import scipy.sparse as sp
 
 from sc_dask import slots
 from sc_dask.array.engine import run
+from sc_dask.errors import InputError
 from sc_dask.graph import cluster
+from sc_dask.log import begin
 from sc_dask.names import check_new
 from sc_dask.price import Price, Size, priced
 from sc_dask.tl import partitions
@@ -34,7 +37,10 @@ def louvain(
     key_added: str = "louvain",
     adjacency: sp.csr_matrix | None = None,
     flavor: str = "igraph",
+    directed: bool = True,
     use_weights: bool = False,
+    partition_type: Any = None,
+    partition_kwargs: Mapping[str, Any] = MappingProxyType({}),
     neighbors_key: str | None = None,
     obsp: str | None = None,
     copy: bool = False,
@@ -60,6 +66,10 @@ def louvain(
     flavor
         ``igraph``, or ``sc_dask``: our own, the fastest. scanpy's default, ``vtraag``, needs the package louvain, which
         is no longer kept.
+    directed
+        Changes nothing: a neighbour graph has both directions of each edge, and ``igraph`` reads it undirected.
+    partition_type, partition_kwargs
+        Of the package louvain: refused.
     use_weights
         Whether edges count by weight; scanpy's default is that they do not.
     neighbors_key, obsp
@@ -94,7 +104,14 @@ def louvain(
     >>> adata.obs["louvain"].value_counts().to_dict()
     {'0': 30, '1': 30}
     """
+    start = begin("running Louvain clustering")
     check_new(key_added=key_added)
+    if flavor == "vtraag" or partition_type is not None or partition_kwargs:
+        raise InputError(
+            f"found flavor={flavor!r}, partition_type={partition_type!r}",
+            "flavor='igraph' or 'sc_dask', and no partition_type: the package louvain is no longer kept",
+            "tl.leiden(adata) is the better method",
+        )
     weights = partitions.chosen_graph(adata, adjacency, neighbors_key, obsp)
     keep = None if restrict_to is None else partitions.restricted(adata, *restrict_to)
     several, resolutions = partitions.checked_resolutions(resolution)
@@ -109,5 +126,7 @@ def louvain(
     params = {"random_state": random_state, "flavor": flavor, "versions": slots.versions(_PACKAGES[flavor])}
     name = "louvain_R" if restrict_to is not None and key_added == "louvain" else key_added
     adata = adata.copy() if copy else adata
-    partitions.write(adata, found, resolutions, name, several, params, restrict_to, keep, writer="tl.louvain")
+    partitions.write(
+        adata, found, resolutions, name, several, params, restrict_to, keep, writer="tl.louvain", since=start
+    )
     return adata if copy else None

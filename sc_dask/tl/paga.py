@@ -15,6 +15,7 @@ from sc_dask.graph import force, starts
 from sc_dask.graph import paga as abstraction
 from sc_dask.graph.sharded import landmarks
 from sc_dask.groups import Groups
+from sc_dask.log import begin
 from sc_dask.price import Price, Size, priced
 
 if TYPE_CHECKING:
@@ -81,6 +82,7 @@ def paga(
     >>> adata.uns["paga"]["connectivities"].toarray()[0].round(2).tolist()
     [0.0, 0.11, 0.0]
     """
+    start = begin("running PAGA")
     if model not in abstraction.MODELS:
         raise InputError(f"found model={model!r}", "one of " + ", ".join(abstraction.MODELS))
     groups = _key(adata) if groups is None else groups
@@ -100,7 +102,7 @@ def paga(
         written["uns", f"{groups}_sizes"] = sizes
     entry["groups"] = groups
     adata = adata.copy() if copy else adata
-    slots.write(adata, written, writer="tl.paga")
+    slots.write(adata, written, writer="tl.paga", since=start)
     return adata if copy else None
 
 

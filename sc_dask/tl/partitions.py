@@ -40,6 +40,7 @@ def write(
     keep: NDArray[np.bool_] | None,
     *,
     writer: str,
+    since: float,
 ) -> None:
     """Write a column of obs and an entry of uns for each resolution."""
     written: dict[tuple[str, str], Any] = {}
@@ -51,7 +52,7 @@ def write(
         written["obs", key] = _categorical(groups)
         at = params if resolution is None else {"resolution": resolution, **params}
         written["uns", key] = {"params": at, "modularity": partition.modularity}
-    slots.write(adata, written, writer=writer)
+    slots.write(adata, written, writer=writer, since=since)
 
 
 def chosen_graph(

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pandas as pd
+import scipy.sparse as sp
 
 from sc_dask import get, slots
 from sc_dask.array import logistic
 from sc_dask.array.blocks import RowBlocks
 from sc_dask.array.gene_major.genes import map_cols
-from sc_dask.array.hvg import group_moments
-from sc_dask.errors import InputError, MissingKeyError
+from sc_dask.array.hvg import count_moments, group_moments
+from sc_dask.array.normalize import is_log_of_counts
+from sc_dask.array.source import MemorySource
+from sc_dask.errors import CountsWarning, InputError, MissingKeyError
 from sc_dask.kernels.rank import RankResult, t_test
 from sc_dask.kernels.wilcoxon import gene_ranks, wilcoxon
+from sc_dask.log import begin
 from sc_dask.names import check_new
 from sc_dask.price import MIB, Price, Size, priced
 
@@ -27,6 +32,7 @@ CorrMethod = Literal["benjamini-hochberg", "bonferroni"]
 
 
 _LIBRARIES = 45 * MIB
+_LOOKED_AT = 1000  # cells of an X in memory, to tell counts from logarithms
 
 
 def _price(size: Size, *, groupby: str, method: str | None, max_iter: int = 100, **_: Any) -> Price:
@@ -141,6 +147,7 @@ def rank_genes_groups(
     >>> sd.get.rank_genes_groups_df(adata).shape
     (30, 6)
     """
+    start = begin("ranking genes")
     check_new(key_added=key_added)
     if layer is not None and use_raw:
         raise InputError("both use_raw=True and a layer were given", "one of them")
@@ -154,13 +161,14 @@ def rank_genes_groups(
     mask = _gene_mask(adata, mask_var, len(genes))
     cols = np.arange(len(genes)) if mask is None else np.flatnonzero(mask)
     genes = genes[cols]
+    chosen = x.select_columns(cols)
     options: dict[str, Any] = {"corr_method": corr_method, "base": adata.uns.get("log1p", {}).get("base")}
     if method == "wilcoxon":
         found = _wilcoxon(x, cols, genes, codes, tested, ref, tie_correct=tie_correct, **options)
     elif method == "logreg":
-        found = _logreg(x.select_columns(cols), genes, codes, _compared(tested, ref, groups, reference), kwds)
+        found = _logreg(chosen, genes, codes, _compared(tested, ref, groups, reference), kwds)
     else:
-        found = _t_test(x.select_columns(cols), genes, codes, tested, ref, method=method, **options)
+        found = _t_test(chosen, genes, codes, tested, ref, method=method, **options)
     params = {
         "groupby": groupby,
         "reference": reference,
@@ -169,11 +177,13 @@ def rank_genes_groups(
         "layer": layer,
         "corr_method": corr_method,
     }
+    if method != "logreg":
+        _warn_of_counts(x, chosen.known.values)
     result = {"params": params} | _records(found, [names[g] for g in found.groups], genes, n_genes, rankby_abs)
     if pts:
         result |= _shares(found, names, genes, ref)
     writes = {("uns", key_added or "rank_genes_groups"): result, **get.text_as_category(adata, groupby)}
-    slots.write(adata, writes, writer="tl.rank_genes_groups")
+    slots.write(adata, writes, writer="tl.rank_genes_groups", since=start)
     return adata if copy else None
 
 
@@ -191,10 +201,32 @@ def _check_options(method: str, corr_method: str, tie_correct: bool, pts: bool, 
         raise InputError("pts or corr_method with method='logreg'", "a test", "leave them out")
 
 
+def _warn_of_counts(x: RowBlocks, known: dict[str, Any]) -> None:
+    """Warn of counts where a logarithm is expected, if a pass has seen the values, or if they are in memory."""
+    source = x.expression.source
+    if known:
+        are_counts = not known["has_nan"] and known["all_integer"] and known["min_value"] >= 0
+    elif isinstance(source, MemorySource) and not x.expression.steps:
+        first = source.read(0, min(source.shape[0], _LOOKED_AT))
+        values = first.data if sp.issparse(first) else first
+        are_counts = bool(values.size) and bool((values >= 0).all() and (values == np.floor(values)).all())
+    else:
+        are_counts = False
+    if are_counts:
+        warnings.warn(
+            "It seems you use rank_genes_groups on the raw count data: all values are whole numbers; next: "
+            "pp.normalize_total(adata), pp.log1p(adata)",
+            CountsWarning,
+            stacklevel=3,
+        )
+
+
 def _t_test(
     x: RowBlocks, genes: pd.Index, codes: np.ndarray, tested: list[int], ref: int | None, **options: Any
 ) -> RankResult:
-    moments = group_moments(x, codes, int(codes.max()) + 1)
+    n_groups = int(codes.max()) + 1
+    # the same pass tells whether X holds counts, but where its last step is a logarithm
+    moments = group_moments(x, codes, n_groups) if is_log_of_counts(x) else count_moments(x, codes, n_groups)
     _check_finite(moments.mean + moments.m2, genes)
     return t_test(moments, ref, groups=tested, **options)
 

@@ -14,7 +14,7 @@ from sc_dask import get, slots
 from sc_dask.array.score import gene_means, scores
 from sc_dask.errors import InputError, MissingKeyError, ScDaskWarning
 from sc_dask.kernels.score import control_genes
-from sc_dask.log import logger
+from sc_dask.log import begin, logger
 from sc_dask.names import check_new, safe, warn_name
 from sc_dask.price import Price, Size, priced
 
@@ -96,8 +96,8 @@ def score_genes(
     obs ``score_name``, or one column for each set (float64).
 
     Passes: 2 for any number of sets: the genes' means (none where a pass over this lazy X has taught the genes' sums,
-    as the first call does) and the scores. Memory: 8 bytes per cell and set, and per gene and thread. A gene with a
-    NaN is never a control, and an error in a set (scanpy leaves NaN out of its means).
+    as the first call does) and the scores. Memory: 8 bytes per cell and set, and per gene and thread. NaN are left
+    out of the means of genes and cells, as scanpy has it (1 pass more).
 
     Raises
     ------
@@ -114,6 +114,7 @@ def score_genes(
     >>> adata.obs[["a_score", "b_score"]].shape
     (200, 2)
     """
+    start = begin("computing scores of genes")
     if isinstance(gene_list, Mapping):
         sets = {f"{key}_{score_name}": genes for key, genes in gene_list.items()}
     else:
@@ -124,7 +125,7 @@ def score_genes(
     options = _Options(ctrl_as_ref, ctrl_size, gene_pool, n_bins, random_state, use_raw, layer)
     adata = adata.copy() if copy else adata
     found = _scores(adata, sets, options)
-    slots.write(adata, {("obs", name): values for name, values in found.items()}, writer="tl.score_genes")
+    slots.write(adata, {("obs", name): values for name, values in found.items()}, writer="tl.score_genes", since=start)
     return adata if copy else None
 
 
@@ -201,11 +202,12 @@ def _scores(adata: AnnData, sets: Mapping[str, Genes], o: _Options) -> dict[str,
         raise InputError("names of genes occur more than once", "unique names", "adata.var_names_make_unique()")
     pool = _pool(names, o.gene_pool)
     listed = {name: _listed(name, genes, names, pool) for name, genes in sets.items()}
-    means = gene_means(x)[pool]
+    of_genes, has_nan = gene_means(x)
+    means = of_genes[pool]
     place = np.full(len(names), -1)
     place[pool] = np.arange(len(pool))
     controls = {name: pool[_controls(name, means, place[own], names[own], o)] for name, own in listed.items()}
-    scored = scores(x, list(listed.values()), list(controls.values()))
+    scored = scores(x, list(listed.values()), list(controls.values()), has_nan)
     return {name: np.ascontiguousarray(scored[:, i]) for i, name in enumerate(sets)}
 
 
@@ -247,7 +249,7 @@ def _controls(name: str, means: np.ndarray, listed: np.ndarray, genes: pd.Index,
     unknown = genes[~np.isfinite(means[listed])]
     if len(unknown):
         raise InputError(
-            f"genes of {name!r} without a finite mean: {', '.join(map(str, unknown[:8]))}", "values without NaN"
+            f"genes of {name!r} without a finite mean: {', '.join(map(str, unknown[:8]))}", "values that are finite"
         )
     seed = o.random_state
     rng = seed if isinstance(seed, np.random.RandomState) else np.random.RandomState(seed)

@@ -9,6 +9,7 @@ from sc_dask import config, get, slots
 from sc_dask.array.engine import run
 from sc_dask.errors import InputError, ScDaskWarning
 from sc_dask.graph import tsne as embedding
+from sc_dask.log import begin
 from sc_dask.names import check_new
 from sc_dask.price import Price, Size, priced
 
@@ -96,6 +97,7 @@ def tsne(
     >>> adata.obsm["X_tsne"].shape
     (60, 2)
     """
+    start = begin("computing tSNE")
     check_new(key_added=key_added)
     if n_components not in (1, 2, 3):
         raise InputError(f"found n_components={n_components}", "1, 2 or 3 dimensions", "use n_components=2")
@@ -117,5 +119,5 @@ def tsne(
     params = options if use_rep is None else {**options, "use_rep": use_rep}
     adata = adata.copy() if copy else adata
     written = {("obsm", key_added or "X_tsne"): coords, ("uns", key_added or "tsne"): {"params": params}}
-    slots.write(adata, written, writer="tl.tsne")
+    slots.write(adata, written, writer="tl.tsne", since=start)
     return adata if copy else None

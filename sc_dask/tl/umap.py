@@ -11,7 +11,7 @@ from sc_dask import config, get, slots
 from sc_dask.array.engine import run
 from sc_dask.errors import InputError, ScDaskWarning
 from sc_dask.graph import layout
-from sc_dask.log import rounds
+from sc_dask.log import begin, rounds
 from sc_dask.names import check_new
 from sc_dask.price import MIB, Price, Size, priced
 from sc_dask.tl.paga import first_coordinates
@@ -115,6 +115,7 @@ def umap(
     >>> adata.obsm["X_umap"].shape
     (60, 2)
     """
+    start = begin("computing UMAP")
     check_new(key_added=key_added)
     if method not in layout.METHODS:
         raise InputError(f"found method={method!r}", "one of " + ", ".join(layout.METHODS))
@@ -146,6 +147,7 @@ def umap(
         adata,
         {("obsm", key_added or "X_umap"): result.coords, ("uns", key_added or "umap"): {"params": stored}},
         writer="tl.umap",
+        since=start,
     )
     return adata if copy else None
 

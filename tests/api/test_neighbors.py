@@ -1,14 +1,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import anndata as ad
 import numpy as np
 import pytest
+from packaging.version import Version
 
 import sc_dask as sd
-from sc_dask.errors import InputError, MissingKeyError, ScDaskWarning
-from tests.stack import UMAP_WEIGHTS
+from sc_dask.errors import InputError, MemoryBudgetError, MissingKeyError, ScDaskWarning
+from tests.stack import SCANPY, UMAP_WEIGHTS
 
 
 def embedded(n_obs: int = 120, n_vars: int = 80) -> ad.AnnData:
@@ -98,8 +100,6 @@ def test_neighbors__representation_is_chosen_and_named_when_missing() -> None:
     sd.pp.neighbors(few, 6)
     sd.pp.neighbors(few, 6, use_rep="X", key_added="x")
     assert (few.obsp["connectivities"] != few.obsp["x_connectivities"]).nnz == 0
-    with pytest.raises(MissingKeyError, match=r"no X_pca in adata.obsm.*pp.pca"):
-        sd.pp.neighbors(ad.AnnData(adata.X))
     with pytest.raises(MissingKeyError, match="'X_scvi'"):
         sd.pp.neighbors(adata, use_rep="X_scvi")
     with pytest.raises(InputError, match="n_pcs=11"):
@@ -137,7 +137,7 @@ def test_neighbors__few_cells_are_warned_of() -> None:
         ({"method": "cosine"}, "method='cosine'"),
         ({"transformer": "rapids"}, "transformer='rapids'"),
         ({"transformer": object}, "transformer="),
-        ({"metric": "hamming"}, "metric='hamming'"),
+        ({"metric": "haming"}, "metric='haming'"),
         ({"n_neighbors": 1}, "n_neighbors=1"),
     ],
 )
@@ -146,3 +146,96 @@ def test_neighbors__bad_options_are_named_and_nothing_is_written(options: dict[s
     with pytest.raises(InputError, match=message):
         sd.pp.neighbors(adata, **options)
     assert not adata.obsp and not adata.uns
+
+
+def _points() -> np.ndarray:
+    rng = np.random.default_rng(0)
+    return (rng.normal(size=(150, 12)) + 3 * (np.arange(150) % 3)[:, None]).astype(np.float32)
+
+
+def _greatest(x: np.ndarray, y: np.ndarray) -> float:
+    return float(np.abs(x - y).max())
+
+
+def _same_graph(ours: ad.AnnData, theirs: ad.AnnData, atol: float = 1e-4) -> None:
+    for key in ("distances", "connectivities"):
+        a, b = (x.obsp[key] for x in (ours, theirs))
+        assert isinstance(a, np.ndarray) == isinstance(b, np.ndarray)
+        np.testing.assert_allclose(*(x if isinstance(x, np.ndarray) else x.toarray() for x in (a, b)), atol=atol)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"method": "gauss", "knn": False},
+        {"metric": _greatest},
+        {"metric": "cityblock"},
+        {"metric": "braycurtis"},
+        {"transformer": "KNeighborsTransformer"},
+    ],
+    ids=str,
+)
+def test_neighbors__all_pairs_functions_of_rows_and_search_objects_equal_scanpy(options: dict[str, Any]) -> None:
+    import scanpy as sc
+    from sklearn.neighbors import KNeighborsTransformer
+
+    if "transformer" in options:
+        options = {"transformer": KNeighborsTransformer(n_neighbors=10, metric="manhattan", algorithm="kd_tree")}
+    ours, theirs = ad.AnnData(_points()), ad.AnnData(_points())
+    sd.pp.neighbors(ours, 10, **options)
+    sc.pp.neighbors(theirs, 10, **options)
+    _same_graph(ours, theirs)
+    assert sd.get.graph(ours).shape == (150, 150)
+    sd.tl.leiden(ours)
+
+
+@pytest.mark.parametrize("method", ["umap", "gauss", "jaccard"])
+@pytest.mark.parametrize("sparse", [False, True])
+def test_neighbors__graph_of_given_distances(method: str, sparse: bool) -> None:
+    import scanpy as sc
+
+    full = np.linalg.norm(_points()[:, None].astype(np.float64) - _points(), axis=2)
+    given: Any = full
+    if sparse:
+        nearest = ad.AnnData(_points())
+        sd.pp.neighbors(nearest, 20)
+        given = nearest.obsp["distances"]
+    ours, theirs = ad.AnnData(_points()), ad.AnnData(_points())
+    sd.pp.neighbors(ours, 20, distances=given, method=method)
+    if Version("1.12") <= SCANPY:
+        sc.pp.neighbors(theirs, 20, distances=given, method=method)
+        _same_graph(ours, theirs)
+    elif method == "umap":  # older ones search the same neighbours themselves
+        sc.pp.neighbors(theirs, 20)
+        a, b = (x.obsp["connectivities"].toarray() for x in (ours, theirs))
+        np.testing.assert_allclose(a, b, atol=1e-3)
+    assert ours.uns["neighbors"]["params"]["knn_method"] == "given"
+    with pytest.warns(UserWarning, match="ignored if `distances` is given: n_pcs"):
+        sd.pp.neighbors(ours, 20, distances=given, n_pcs=5)
+    with pytest.raises(InputError, match="at least n_neighbors - 1 = 29" if sparse else "shape"):
+        sd.pp.neighbors(ours, 30, distances=given if sparse else given[:20])
+
+
+def test_neighbors__without_components_of_many_genes_runs_pca_and_says_so() -> None:
+    import scanpy as sc
+
+    ours, theirs = embedded(), embedded()
+    for adata in (ours, theirs):
+        del adata.obsm["X_pca"]
+    with pytest.warns(UserWarning, match="no X_pca, and X has 80 dimensions"):
+        sd.pp.neighbors(ours, 8, 6)
+    with pytest.warns(UserWarning):
+        sc.pp.neighbors(theirs, 8, 6)
+    assert ours.obsm["X_pca"].shape == (120, 6)
+    _same_graph(ours, theirs, atol=1e-2)
+
+
+def test_neighbors__all_pairs_that_do_not_fit_and_options_that_exclude_each_other_are_refused() -> None:
+    from sc_dask.graph.dense import check_room
+
+    with pytest.raises(MemoryBudgetError, match="all pairs of 5,000,000 cells"):
+        check_room(5_000_000)
+    with pytest.raises(ValueError, match="knn=False"):
+        sd.pp.neighbors(embedded(), knn=False)
+    with pytest.raises(InputError, match="fit_transform"):
+        sd.pp.neighbors(embedded(), transformer=3)

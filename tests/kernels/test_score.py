@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import scipy.sparse as sp
@@ -77,3 +79,14 @@ def test_log_sums__are_those_of_normalised_values(base: float | None) -> None:
     np.testing.assert_array_equal(
         score.log_group_sums(COUNTS, factors, lookup, member, base), score.group_sums(x, lookup, member)
     )
+
+
+@pytest.mark.parametrize("kind", [np.asarray, sp.csr_matrix])
+def test_nan_sums__are_those_of_the_other_values(kind: Any) -> None:
+    x = np.random.default_rng(0).poisson(1.0, (20, 6)).astype(np.float32)
+    x[3, 2] = x[5, 2] = x[7, 4] = np.nan
+    member = np.eye(6)[:, [2, 4]] + np.eye(6)[:, [0, 0]]
+    there = ~np.isnan(x)
+    found = score.nan_group_sums(kind(x), member)
+    np.testing.assert_allclose(found, np.hstack([np.nan_to_num(x) @ member, there @ member]))
+    np.testing.assert_allclose(score.nan_col_totals(kind(x)), [np.nansum(x, axis=0), (~there).sum(axis=0)])

@@ -81,6 +81,13 @@ def reduced() -> ad.AnnData:
     return adata
 
 
+def embedded() -> ad.AnnData:
+    """The same with positive numbers in obsm."""
+    adata = reduced()
+    adata.obsm["X_pca"] = np.abs(adata.obsm["X_pca"])
+    return adata
+
+
 def connected() -> ad.AnnData:
     """The same with a neighbour graph."""
     adata = reduced()
@@ -147,7 +154,8 @@ class Case:
 
     @property
     def id(self) -> str:
-        return " ".join([self.function, *(f"{k}={v}" for k, v in self.kwargs.items())])
+        named = ((k, "..." if isinstance(v, np.ndarray) else v) for k, v in self.kwargs.items())
+        return " ".join([self.function, *(f"{k}={v}" for k, v in named)])
 
     @property
     def reads(self) -> bool:
@@ -176,6 +184,12 @@ def model() -> AnnotationModel:
     return AnnotationModel(rng.normal(size=(3, len(genes))), np.zeros(3), np.array(list("abc")), genes, mean, scale)
 
 
+def _apart() -> np.ndarray:
+    """Distances of all cells."""
+    where = np.random.default_rng(2).normal(size=(N_OBS, 3))
+    return np.linalg.norm(where[:, None] - where, axis=2)
+
+
 _REF, _MODEL = {"adata_ref": reference}, {"model": model}
 _QC, _FC, _FG = "pp.calculate_qc_metrics", "pp.filter_cells", "pp.filter_genes"
 _ANNOTATE, _TRAIN = "tl.annotate", "tl.train_annotation"
@@ -196,6 +210,8 @@ CASES = (
     Case(_NT, 3, counts, {"exclude_highly_expressed": True, "max_fraction": 0.1}, exact=True),
     Case("pp.log1p", 0, counts, exact=True),
     Case("pp.log1p", 0, counts, {"base": 2, "layer": "spare"}, exact=True),
+    Case("pp.log1p", 1, embedded, {"obsm": "X_pca"}),
+    Case(_NT, 2, embedded, {"obsm": "X_pca"}),
     Case(_HVG, 1, logged),
     Case(_HVG, 1, logged, {"batch_key": "batch", "n_top_genes": 20}),
     Case(_HVG, 1, logged, {"flavor": "cell_ranger", "n_top_genes": 20}),
@@ -206,14 +222,20 @@ CASES = (
     Case(_PCA, 2, logged, {"n_comps": 5, "zero_center": False, "key_added": "raw_pca", "mask_var": "picked"}),
     Case(_PCA, 2, logged, {"n_comps": 5, "svd_solver": "randomized"}),
     Case(_PCA, 3, logged, {"n_comps": 5, "svd_solver": "incremental", "chunk_size": 20, "dtype": "float64"}),
+    Case(_PCA, 2, reduced, {"n_comps": 2, "obsm": "X_pca"}),
     Case(_REGRESS, 1, logged, {"keys": ["depth", "load"]}, dense=True),
     Case(_REGRESS, 1, logged, {"keys": "batch", "layer": "spare"}, dense=True),
     Case(_HVG, 2, counts, {"flavor": "pearson_residuals", "n_top_genes": 20}),
     Case(_HVG, 2, counts, {"flavor": "pearson_residuals", "n_top_genes": 20, "batch_key": "batch", "theta": 10}),
     Case("pp.normalize_pearson_residuals", 1, counts, dense=True),
     Case("pp.normalize_pearson_residuals", 1, counts, {"layer": "spare", "clip": 3.0}, dense=True),
+    Case(_HVG, 1, logged, {"filter_unexpressed_genes": True, "n_top_genes": 20}),
     Case("pp.recipe_seurat", 4, deep, dense=True),
     Case("pp.recipe_zheng17", 5, deep, {"n_top_genes": 40}, dense=True),
+    Case("pp.recipe_weinreb17", 5, counts, {"n_pcs": 5, "cv_threshold": 0.5, "svd_solver": "full"}),
+    Case("pp.normalize_per_cell", 1, counts, {"counts_per_cell_after": 1e4}, exact=True),
+    Case("pp.filter_genes_dispersion", 1, counts, {"n_top_genes": 20}),
+    Case("pp.filter_genes_dispersion", 1, counts, {"flavor": "cell_ranger", "subset": False, "log": False}),
     Case("pp.scale", 1, logged, {"max_value": 2.0}, dense=True),
     Case("pp.scale", 1, logged, {"zero_center": False, "layer": "spare"}),
     Case("pp.scale", 1, logged, {"mask_obs": "kept"}, dense=True),
@@ -242,6 +264,9 @@ CASES = (
     Case("pp.scrublet", 6, counts, {"n_prin_comps": 5, "threshold": 0.3, "batch_key": "batch"}),
     Case("pp.neighbors", 0, reduced, {"n_neighbors": 10}),
     Case("pp.neighbors", 0, reduced, {"n_neighbors": 10, "key_added": "mine"}),
+    Case("pp.neighbors", 0, reduced, {"n_neighbors": 10, "method": "gauss", "knn": False}),
+    Case("pp.neighbors", 0, reduced, {"n_neighbors": 10, "distances": _apart()}),
+    Case("pp.neighbors", 2, logged, {"n_neighbors": 10, "n_pcs": 5}),
     Case("pp.neighbors", 9, reduced, {"n_neighbors": 10, "compact": True}),
     Case("pp.neighbors", 9, reduced, {"n_neighbors": 10, "compact": True, "key_added": "mine"}),
     Case("tl.leiden", 0, connected),
@@ -279,7 +304,7 @@ READING = tuple(c for c in CASES if c.reads)
 # One call of each function that stands for its others where only the way that it is run or stored differs.
 FIRST = tuple({c.function: c for c in reversed(CASES)}.values())
 KEEPING = {"pp.sample", "pp.subsample"}  # they keep some cells or genes of every slot and write none
-MAKERS = {"tl.sim"}  # they make an AnnData and get none, so that there is none to read, cut or write slots of
+MAKERS = {"tl.sim", "pp.scrublet_simulate_doublets"}  # they make an AnnData, and write no slots of another
 
 # Functions that scanpy does not have.
 OURS = {"tl.annotate", "tl.train_annotation", "tl.transfer_labels"}
@@ -288,30 +313,27 @@ ABSENT = {
     "pp.bbknn": {
         *("use_annoy", "annoy_n_trees", "use_faiss", "pynndescent_n_neighbors", "pynndescent_random_state", "kwargs"),
     },  # of packages that search otherwise
-    "pp.calculate_qc_metrics": {"parallel"},  # deprecated, without effect
-    "pp.log1p": {"chunked", "chunk_size", "obsm"},  # every X is in chunks; embeddings are in memory
-    "pp.sqrt": {"chunked", "chunk_size"},  # every X is in chunks
-    "pp.pca": {"return_info", "use_highly_variable"},  # for plain arrays; deprecated for mask_var
-    "tl.louvain": {"directed", "partition_type", "partition_kwargs"},  # of the package louvain, no longer kept
 }
-if Version("1.12") <= SCANPY:  # what came with it and is not here
-    ABSENT |= {
-        "pp.highly_variable_genes": {"filter_unexpressed_genes"},
-        "pp.neighbors": {"distances"},
-        "pp.normalize_pearson_residuals": {"obsm"},
-        "pp.normalize_total": {"obsm"},
-        "pp.pca": {"obsm", "return_info", "use_highly_variable"},
-    }
 # Parameters whose default is another one.
 OTHER_DEFAULTS = {
     "pp.neighbors": {"metric"},  # None from 1.12 on, which is euclidean
     "tl.leiden": {"flavor"},  # None from 1.12 on, which is leidenalg
     "tl.louvain": {"flavor"},  # scanpy's needs the package louvain
 }
+# Parameters that came with scanpy 1.12.
+NEWER = {
+    "pp.highly_variable_genes": {"filter_unexpressed_genes"},
+    "pp.normalize_pearson_residuals": {"obsm"},
+    "pp.neighbors": {"distances"},
+    "pp.normalize_total": {"obsm"},
+    "pp.pca": {"obsm"},
+    "tl.tsne": {"n_components"},
+}
 # Parameters that scanpy does not have.
 OWN = {
     "pp.highly_variable_genes": {"theta", "clip", "chunksize"},  # of scanpy's experimental.pp
     "pp.neighbors": {"compact", "min_recall"},
-    **({"tl.tsne": {"n_components"}} if Version("1.12") > SCANPY else {}),
     "tl.sim": {"n_obs"},
 }
+if Version("1.12") > SCANPY:
+    OWN |= {name: OWN.get(name, set()) | newer for name, newer in NEWER.items()}

@@ -7,7 +7,7 @@ small references are searched by it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from types import MappingProxyType
 from typing import Any
@@ -33,7 +33,7 @@ def of_rows(
     n_neighbors: int,
     rows: NDArray[np.intp] | None,
     *,
-    metric: str = "euclidean",
+    metric: str | Callable[..., float] = "euclidean",
     metric_kwds: Mapping[str, Any] = NO_KWDS,
     n_jobs: int = 1,
 ) -> Neighbours:
@@ -48,6 +48,7 @@ def of_rows(
         algorithm="brute",
         metric=metric,
         p=metric_kwds.get("p", 2),
+        metric_params={key: value for key, value in metric_kwds.items() if key != "p"} or None,
         n_jobs=n_jobs if together else 1,
     ).fit(x)
     wanted = x if rows is None else x[rows]

@@ -8,7 +8,7 @@ true neighbours found is what was asked for.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,6 +29,14 @@ METRICS = (
     "cosine",
     "correlation",
 )
+# Those that are searched exactly only: scikit-learn has them, and no other search counts them alike.
+EXACT_METRICS = (
+    *("braycurtis", "dice", "hamming", "jaccard", "mahalanobis", "rogerstanimoto", "russellrao", "seuclidean"),
+    *("sokalsneath", "sqeuclidean", "yule"),
+)
+SAME_METRICS = {"l1": "manhattan", "cityblock": "manhattan", "l2": "euclidean"}
+EXACT_ONLY_BELOW = 50_000  # cells: all pairs of more take hours
+Metric = str | Callable[..., float]
 METHODS = ("auto", "brute", "ivf", "pynndescent")
 # scanpy searches exactly below 8,192 cells (4,096 if not euclidean), so "the same numbers" needs it there; exact
 # euclidean search of 32,768 x 50 takes 4 s on two cores.
@@ -72,7 +80,7 @@ def knn(
     x: NDArray[Any],
     n_neighbors: int,
     *,
-    metric: str = "euclidean",
+    metric: Metric = "euclidean",
     metric_kwds: Mapping[str, Any] = exact.NO_KWDS,
     method: str = "auto",
     random_state: int = 0,
@@ -95,7 +103,8 @@ def knn(
     n_neighbors
         At least 2. More than ``n_obs`` becomes ``1 + n_obs // 2`` with a warning, as in scanpy.
     metric, metric_kwds
-        One of ``METRICS`` and its options (``{"p": 3}`` of ``minkowski``).
+        One of ``METRICS`` and its options (``{"p": 3}`` of ``minkowski``); or one of ``EXACT_METRICS`` or a function
+        of two rows, which are searched exactly.
     method
         ``auto``, ``brute``, ``ivf`` or ``pynndescent``.
     min_recall
@@ -111,6 +120,7 @@ def knn(
         ``x`` is not a finite matrix with two rows or more, or an option is unknown.
     """
     x = _checked(x)
+    metric = SAME_METRICS.get(metric, metric) if isinstance(metric, str) else metric
     _check_options(n_neighbors, metric, metric_kwds, method, min_recall)
     n_obs = x.shape[0]
     k = int(n_neighbors)
@@ -122,6 +132,10 @@ def knn(
             stacklevel=2,
         )
     threads = config.n_threads() if n_jobs is None else int(n_jobs)
+    if not isinstance(metric, str) or metric not in METRICS:
+        _check_exact_only(n_obs, metric, method)
+        indices, distances = exact.of_rows(x, k, None, metric=metric, metric_kwds=metric_kwds, n_jobs=threads)
+        return KNN(indices, distances, 1.0, "brute")
     ranked = euclidean_rows(x, metric)
     if method == "auto":
         if n_obs < EXACT_BELOW.get(metric, EXACT_BELOW_OTHERWISE):
@@ -268,14 +282,26 @@ def check_finite(x: NDArray[Any], first: int = 0) -> None:
             )
 
 
+def _check_exact_only(n_obs: int, metric: Metric, method: str) -> None:
+    if method not in ("auto", "brute"):
+        raise InputError(f"found metric={metric!r} with a search by {method!r}", "one of " + ", ".join(METRICS))
+    if n_obs > EXACT_ONLY_BELOW:
+        raise InputError(
+            f"found metric={metric!r} and {n_obs:,} cells",
+            f"at most {EXACT_ONLY_BELOW:,}: all pairs of them are compared",
+            "one of " + ", ".join(METRICS),
+        )
+
+
 def _check_options(
-    n_neighbors: int, metric: str, metric_kwds: Mapping[str, Any], method: str, min_recall: float
+    n_neighbors: int, metric: Metric, metric_kwds: Mapping[str, Any], method: str, min_recall: float
 ) -> None:
     if not isinstance(n_neighbors, int | np.integer) or isinstance(n_neighbors, bool) or n_neighbors < 2:
         raise InputError(f"found n_neighbors={n_neighbors!r}", "an integer of at least 2 (the cell itself counts)")
-    if metric not in METRICS:
-        raise InputError(f"found metric={metric!r}", "one of " + ", ".join(METRICS))
-    if set(metric_kwds) - ({"p"} if metric == "minkowski" else set()):
+    if isinstance(metric, str) and metric not in (*METRICS, *EXACT_METRICS):
+        known = ", ".join((*METRICS, *EXACT_METRICS, *SAME_METRICS))
+        raise InputError(f"found metric={metric!r}", f"a function of two rows, or one of {known}")
+    if metric in METRICS and set(metric_kwds) - ({"p"} if metric == "minkowski" else set()):
         raise InputError(f"found metric_kwds={dict(metric_kwds)!r} for metric={metric!r}", "none, or p for minkowski")
     if method not in METHODS:
         raise InputError(f"found method={method!r}", "one of " + ", ".join(METHODS))
