@@ -26,15 +26,6 @@ from sc_dask.tl.train import train_annotation
 from sc_dask.tl.annotate import annotate
 from sc_dask.tl.sim import sim
 
-
-def __getattr__(name: str) -> Any:
-    if name != "pca":
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    import sc_dask  # pp and tl do not import each other: scripts of old write tl.pca
-
-    return sc_dask.pp.pca
-
-
 __all__ = [
     "annotate",
     "dendrogram",
@@ -66,7 +57,11 @@ _LEFT_OUT = {
 }
 
 
-def __getattr__(name: str) -> object:
+def __getattr__(name: str) -> Any:
+    if name == "pca":
+        import sc_dask  # pp and tl do not import each other: scripts of old write tl.pca
+
+        return sc_dask.pp.pca
     if name in _LEFT_OUT:
         from sc_dask.errors import UnavailableError
 
