@@ -147,9 +147,6 @@ def stage(name: str, listener: Listener | None = None, **params: Any) -> Iterato
     logger.info("%s: %.2f s, %.2f passes, %.1f MB read", name, s.seconds, s.passes, s.bytes_read / 1e6)
 
 
-HINT = 15  # between INFO and DEBUG: what a step has added, as scanpy has it
-
-
 def begin(what: str) -> float:
     """Say that a step begins, and return the time; `finished` says that it ended."""
     logger.info(what)
