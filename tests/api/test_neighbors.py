@@ -173,7 +173,7 @@ def _same_graph(ours: ad.AnnData, theirs: ad.AnnData, atol: float = 1e-4) -> Non
         {"metric": "braycurtis"},
         {"transformer": "KNeighborsTransformer"},
     ],
-    ids=str,
+    ids=["all pairs", "function", "cityblock", "braycurtis", "transformer"],
 )
 def test_neighbors__all_pairs_functions_of_rows_and_search_objects_equal_scanpy(options: dict[str, Any]) -> None:
     import scanpy as sc
