@@ -215,7 +215,7 @@ def _projected(adata: AnnData, adata_ref: AnnData) -> NDArray[np.float32]:
     params = adata_ref.uns["pca"].get("params", {})
     mean = None
     if params.get("zero_center", True):
-        mean = gene_means(_of_components(adata_ref, params).select_columns(np.flatnonzero(used)))[at >= 0]
+        mean = gene_means(_of_components(adata_ref, params).select_columns(np.flatnonzero(used)))[0][at >= 0]
     return np.asarray(scores_of(x, loadings[used][at >= 0].T, mean, np.float32))
 
 
