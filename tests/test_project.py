@@ -64,6 +64,7 @@ def test_ci__tests_the_oldest_and_the_newest_python_with_the_data_beside(tmp_pat
     if has_data:
         (tmp_path / "shared" / "data").mkdir(parents=True)
     env = {"PATH": f"{tools}{os.pathsep}{os.environ['PATH']}"}
+    env |= {name: os.environ[name] for name in ("PYENV_VERSION",) if name in os.environ}  # as `interpreters` has it
     done = subprocess.run([checkout / ".ci" / "run"], capture_output=True, text=True, env=env, cwd="/", timeout=120)
     data = f"{tmp_path.resolve()}/shared/data|1" if has_data else "none|none"
     found = [line.split()[1] for line in interpreters("--ends")]

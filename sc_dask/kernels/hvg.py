@@ -6,7 +6,7 @@ Satija et al. (2015), Zheng et al. (2017), Stuart et al. (2019), in the form tha
 from __future__ import annotations
 
 import warnings
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -289,8 +289,14 @@ def _raw_dispersions(
 
 
 def _bins(means: pd.Series, flavor: Flavor, n_bins: int) -> pd.Series:
-    """Return the bin of each mean, a category of intervals."""
-    edges = n_bins if flavor == "seurat" else np.r_[-np.inf, np.percentile(means, np.arange(10, 105, 5)), np.inf]
+    """Return the bin of each mean, a category of intervals.
+
+    Percentiles stand on means. Genes of the same mean stay on one side, whatever the rounding of their sums says.
+    """
+    edges: Any = n_bins
+    if flavor == "cell_ranger":
+        means = means.map(lambda m: float(f"{m:.12g}"))
+        edges = np.r_[-np.inf, np.percentile(means, np.arange(10, 105, 5)), np.inf]
     try:
         return pd.cut(means, bins=edges)
     except ValueError as error:

@@ -232,7 +232,7 @@ CASES = (
     Case(_HVG, 1, logged, {"filter_unexpressed_genes": True, "n_top_genes": 20}),
     Case("pp.recipe_seurat", 4, deep, dense=True),
     Case("pp.recipe_zheng17", 5, deep, {"n_top_genes": 40}, dense=True),
-    Case("pp.recipe_weinreb17", 5, counts, {"n_pcs": 5, "cv_threshold": 0.5, "svd_solver": "full"}),
+    Case("pp.recipe_weinreb17", 6, counts, {"n_pcs": 5, "cv_threshold": 0.5, "svd_solver": "full"}),
     Case("pp.normalize_per_cell", 1, counts, {"counts_per_cell_after": 1e4}, exact=True),
     Case("pp.filter_genes_dispersion", 1, counts, {"n_top_genes": 20}),
     Case("pp.filter_genes_dispersion", 1, counts, {"flavor": "cell_ranger", "subset": False, "log": False}),
