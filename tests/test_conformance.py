@@ -42,7 +42,9 @@ def test_read_expected__each_pattern_has_the_reason_above_it(tmp_path: Path) -> 
     assert read_expected(tmp_path / "none.txt") == {}
 
 
-@pytest.mark.parametrize("path", sorted((Path(__file__).parent / "conformance").glob("expected-*.txt")), ids=lambda p: p.name)
+@pytest.mark.parametrize(
+    "path", sorted((Path(__file__).parent / "conformance").glob("expected-*.txt")), ids=lambda p: p.name
+)
 def test_read_expected__every_difference_has_a_reason(path: Path) -> None:
     expected = read_expected(path)
     assert expected and all(expected.values())

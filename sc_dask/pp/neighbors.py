@@ -127,7 +127,7 @@ def neighbors(
     and ``knn_method``. With ``key_added``: obsp ``<key>_distances``, ``<key>_connectivities`` and uns ``<key>``. A
     landmark graph writes nothing to obsp, but obs ``landmark`` (``<key>_landmark``) int32, and uns ``neighbors``:
     ``compact`` with ``folder``, ``n_landmarks``, ``n_shards`` and ``inner_weight``, the share of weight within
-    landmarks.
+    landmarks. Where `pca` must be run: obsm ``X_pca``, varm ``PCs`` and uns ``pca``, as there.
 
     Passes: 0 (1 if X is the representation, 2 if `pca` must be run). Memory: the representation twice
     and 80 bytes per cell and neighbour; a landmark graph 12 bytes a cell and, of each worker, three times 250,000 rows
