@@ -59,9 +59,9 @@ _LEFT_OUT = {
 
 def __getattr__(name: str) -> Any:
     if name == "pca":
-        import sc_dask  # pp and tl do not import each other: scripts of old write tl.pca
+        from sys import modules  # scripts of old write tl.pca, and pp and tl do not import each other
 
-        return sc_dask.pp.pca
+        return modules["sc_dask"].pp.pca
     if name in _LEFT_OUT:
         from sc_dask.errors import UnavailableError
 

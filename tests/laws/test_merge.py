@@ -90,6 +90,7 @@ MERGES = {
         lambda x: {"n_batches": 3},
     ),
     "score.TOTALS": Merge(score.TOTALS),
+    "score.NAN_TOTALS": Merge(score.NAN_TOTALS),
     "score.LOG_TOTALS": Merge(
         score.LOG_TOTALS,
         lambda x: (np.asarray(x.sum(axis=1), np.float64).ravel(),),
