@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def _price(size: Size, *, n_comps: int, **_: Any) -> Price:
-    return Price(0, 20 * size.n_edges + 8 * (2 * n_comps + 1) * size.n_obs, 4 * n_comps * size.n_obs, 90 * MIB)
+    return Price(0, 20 * size.n_edges + 8 * (2 * n_comps + 1) * size.n_obs, 4 * n_comps * size.n_obs, 105 * MIB)
 
 
 @priced(_price)

@@ -26,7 +26,7 @@ _DEFAULT_COMPS = 15  # of tl.diffmap
 def _price(size: Size, *, n_dcs: int, n_branchings: int, **_: Any) -> Price:
     memory = (4 * n_dcs + 60 * min(1, n_branchings) + 16) * size.n_obs
     first = Price() if "diffmap" in size.known else price_of(diffmap, size)
-    return Price(0, memory + first.memory, 8 * size.n_obs + first.kept, 35 * MIB + first.code)
+    return Price(0, memory + first.memory, 8 * size.n_obs + first.kept, 75 * MIB + first.code)
 
 
 @priced(_price)
