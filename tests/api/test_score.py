@@ -129,12 +129,15 @@ def nan_in(gene: str) -> ad.AnnData:
     return adata
 
 
-def test_score_genes__a_gene_with_nan_is_no_control() -> None:
-    adata = nan_in("gene3")
-    sd.tl.score_genes(adata, SET, n_bins=2)
-    assert adata.obs["score"].notna().all()
-    with pytest.raises(InputError, match="gene3"):
-        sd.tl.score_genes(adata, ["gene3"])
+@pytest.mark.parametrize("genes", [SET, ["gene3"], ["gene3", "gene5"]], ids=["others", "alone", "one of two"])
+def test_score_genes__means_leave_nan_out_as_scanpys_do(genes: list[str]) -> None:
+    import scanpy as sc
+
+    ours, theirs = lazy(nan_in("gene3")), nan_in("gene3")
+    sd.tl.score_genes(ours, genes, n_bins=2, ctrl_size=5)
+    sc.tl.score_genes(theirs, genes, n_bins=2, ctrl_size=5, use_raw=False)
+    np.testing.assert_allclose(ours.obs["score"], theirs.obs["score"], atol=1e-6)
+    assert ours.obs["score"].isna().any() == (genes == ["gene3"])
 
 
 def test_score_genes__missing_genes_are_named() -> None:
