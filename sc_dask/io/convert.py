@@ -159,7 +159,7 @@ def convert(
 
 def kind_of(source: Location) -> str:
     """Return what kind of file stands at a place, by its content: a key of `OPTIONS`."""
-    kind = sniff(source)
+    kind = commit.whole(source, sniff)
     return "10x-mtx" if kind == "mtx" and tenx.has_companions(source) else kind
 
 

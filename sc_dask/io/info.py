@@ -15,6 +15,7 @@ from sc_dask.io.blobs.sizes import stored_bytes
 from sc_dask.io.blobs.store import Location, open_group, open_h5, sniff
 from sc_dask.io.formats.elements import encoding_of, is_null
 from sc_dask.io.formats.text import open_stream, read_header
+from sc_dask.io.writing import commit
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ def info(
         There is no such layer, or no raw.
     """
     location = Location.parse(path, storage_options)
-    kind = sniff(location)
+    kind = commit.whole(location, sniff)
     wanted = "raw/X" if use_raw else "X" if layer is None else f"layers/{layer}"
     if kind == "zarr":
         return _of_anndata(location, kind, open_group(location), wanted)

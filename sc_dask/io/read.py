@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from typing import Any, TypeVar
 
@@ -13,7 +12,7 @@ from anndata import AnnData
 from sc_dask import slots
 from sc_dask.array.blocks import RowBlocks, from_source
 from sc_dask.array.chunks import cut_dense, cut_row_pieces, default_block_bytes
-from sc_dask.errors import FormatError, InputError, StoreError
+from sc_dask.errors import FormatError, InputError
 from sc_dask.io.blobs.store import Location, Revision, open_group, open_h5, quiet, revision_of, sniff
 from sc_dask.io.formats.elements import Encoding, MakeTable, encoding_of, lazy_table, read_elements
 from sc_dask.io.formats.h5ad import H5CSRSource, H5DenseSource
@@ -86,9 +85,9 @@ def read(
     if block_bytes is not None and block_bytes < 1:
         raise InputError(f"found block_bytes={block_bytes}", "a positive number of bytes", "leave it out")
     budget = default_block_bytes() if block_bytes is None else int(block_bytes)
-    kind = _whole(location, sniff)
+    kind = commit.whole(location, sniff)
     if kind == "zarr":
-        root, complete = _whole(location, _opened)
+        root, complete = commit.whole(location, _opened)
         return _read_zarr(
             location, root, complete, budget, partial(lazy_table, location, h5=False) if lazy_obs else None
         )
@@ -99,18 +98,6 @@ def read(
         "AnnData zarr or h5ad",
         f'sd.convert("{location}", "{location.name.split(".")[0] or "converted"}.zarr")',
     )
-
-
-def _whole(location: Location, look: Callable[[Location], T]) -> T:
-    """Return what ``look`` finds at a place; where a killed writer left a store half way, it is finished first."""
-    try:
-        return look(location)
-    except (StoreError, FormatError):
-        if not commit.is_half_way(location):
-            raise
-        with contextlib.suppress(OSError), commit.writing(location):  # OSError: nothing can be written there
-            commit.recover(location)
-        return look(location)
 
 
 def _opened(location: Location) -> tuple[Any, bool]:

@@ -17,6 +17,7 @@ import zarr
 import sc_dask as sd
 from sc_dask.errors import InputError, StoreError
 from sc_dask.io.blobs.store import Location
+from sc_dask.io.info import info
 from sc_dask.io.writing import commit
 from tests.io.cases import dense
 
@@ -191,13 +192,18 @@ def test_killed_update__is_not_done_to_another_store(place: str, monkeypatch: py
     assert list(again.obs) == ["from", "mine"] and set(again.obs["from"]) == {"y"}
 
 
-def test_killed_overwrite__of_a_bucket_is_finished_by_the_next_reader(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("reader", [sd.read, sd.read_zarr, info, sd.convert], ids=["read", "zarr", "info", "convert"])
+def test_killed_overwrite__of_a_bucket_is_finished_by_the_next_reader(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, reader: Any
+) -> None:
     place = f"memory://{uuid.uuid4().hex}/cells.zarr"
     sd.write(small(50), place)
     with monkeypatch.context() as m:
         m.setattr(commit, "move", lambda *a, **k: (_ for _ in ()).throw(OSError("killed")))
         with pytest.raises(OSError, match="killed"):
             sd.write(small(40, "y"), place, overwrite=True)
+    reader(place, tmp_path / "copy.zarr") if reader is sd.convert else reader(place)
+    assert not commit.is_half_way(Location.parse(place))
     found = sd.read(place)
     assert found.n_obs == 40 and set(found.obs["from"]) == {"y"}
 

@@ -21,9 +21,9 @@ import re
 import shutil
 import uuid
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import zarr
 
@@ -32,6 +32,7 @@ from sc_dask.errors import FormatError, InputError, StoreError, TakenOverError
 from sc_dask.io.blobs.store import ZARR_KEYS, Location, exists, open_group
 from sc_dask.io.writing import layout as disk
 
+T = TypeVar("T")
 _FIRST = r"\.zgroup|(zarr|\.zgroup|\.zattrs)\..*partial"  # what zarr writes first, and calls it until it is whole
 JOURNAL = "sc_dask_update"  # root attribute of a staging store whose elements are all whole
 
@@ -295,6 +296,18 @@ def recover(target: Location) -> None:
         _copied(beside(target, "partial"), target)
     if _journal_of(target) is not None:
         finish_update(target)
+
+
+def whole(location: Location, look: Callable[[Location], T]) -> T:
+    """Return what ``look`` finds at a place; where a killed writer left a store half way, it is finished first."""
+    try:
+        return look(location)
+    except (StoreError, FormatError):
+        if not is_half_way(location):
+            raise
+        with contextlib.suppress(OSError), writing(location):  # OSError: nothing can be written there
+            recover(location)
+        return look(location)
 
 
 def is_half_way(target: Location) -> bool:
