@@ -89,7 +89,8 @@ def normalize_per_cell(
 
     Examples
     --------
-    >>> import sc_dask as sd
+    >>> import warnings, sc_dask as sd
+    >>> warnings.simplefilter("ignore", FutureWarning)  # the name is of old scripts
     >>> adata = sd.datasets.simulate(200, 300, seed=1)
     >>> sd.pp.normalize_per_cell(adata, counts_per_cell_after=1e4)
     >>> float(adata.X[:5].compute().sum(axis=1)[0, 0].round())
@@ -229,7 +230,8 @@ def filter_genes_dispersion(
 
     Examples
     --------
-    >>> import sc_dask as sd
+    >>> import warnings, sc_dask as sd
+    >>> warnings.simplefilter("ignore", FutureWarning)  # the name is of old scripts
     >>> adata = sd.datasets.simulate(200, 300, seed=1)
     >>> sd.pp.filter_genes_dispersion(adata, n_top_genes=50)
     >>> adata.n_vars
