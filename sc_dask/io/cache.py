@@ -19,6 +19,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
+import pandas as pd
 from anndata import AnnData
 from dask.base import tokenize
 
@@ -53,9 +54,8 @@ def converted(
         work = WorkFolder.make("copy")
         work.keep()
         return convert(source, work.path / _STORE, block_bytes=block_bytes, kind=kind, **options)
-    token = tokenize(
-        source.url, state_of(source, kind, options.get("prefix")), kind, dict(options), disk.LAYOUT_VERSION
-    )
+    state = state_of(source, kind, options.get("prefix"))
+    token = tokenize(source.url, state, kind, dict(options), disk.LAYOUT_VERSION, text_type())
     slug = re.sub(r"[^A-Za-z0-9_.-]+", "_", source.name)[:60]
     entry = folder / f"{_PREFIX}{slug}-{token[:16]}"
     store = entry / _STORE
@@ -70,6 +70,14 @@ def converted(
             _bound(folder, entry)
     logger.debug("reading %s from its copy %s", source, entry)
     return read(store, block_bytes=block_bytes)
+
+
+def text_type() -> str:
+    """Return the type that pandas gives to text.
+
+    Text that was written under pandas 3 comes back as nullable text under pandas 2, which anndata 0.12 does not write.
+    """
+    return str(pd.Series(["text"]).dtype)
 
 
 def state_of(source: Location, kind: str, prefix: str | None = None) -> list[str]:

@@ -68,6 +68,17 @@ def test_copy__is_made_anew_when_the_file_changes(tmp_path: Path, times: list[st
     assert len(times) == 2
 
 
+def test_copy__of_another_pandas_is_not_taken(
+    tmp_path: Path, times: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, folder = table(tmp_path / "a.csv"), tmp_path / "cache"
+    for text in ("object", "str", "object"):
+        monkeypatch.setattr(cache, "text_type", lambda text=text: text)
+        sd.read(path, cache_dir=folder)
+        forget()
+    assert len(times) == len(copies(folder)) == 2
+
+
 @pytest.mark.parametrize("changed", ["matrix.mtx", "genes.tsv", "barcodes.tsv"])
 def test_copy__is_made_anew_when_any_file_of_a_folder_changes(changed: str, tmp_path: Path, times: list[str]) -> None:
     source = tmp_path / "cells"
