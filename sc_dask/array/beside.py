@@ -15,6 +15,7 @@ from dask.base import tokenize
 
 from sc_dask.array.blocks import RowBlocks, from_array, from_source
 from sc_dask.array.chunks import cut_dense, default_block_bytes
+from sc_dask.array.concat import holding, in_memory
 from sc_dask.array.expr import BlockArgs, BlockPlan, Expr, evaluate
 from sc_dask.array.layer import ForeignSource
 from sc_dask.array.source import Block, BlockSource, MemorySource
@@ -92,7 +93,7 @@ class BesideSource(BlockSource):
 
     def shared(self) -> StripPlans:
         """Return what all tasks share, to which `payload` adds what one of them needs."""
-        plans = tuple(BlockPlan(None, p.plan().kernels) if _in_memory(p) else p.plan() for p in self.parts)
+        plans = tuple(BlockPlan(None, p.plan().kernels) if in_memory(p) else p.plan() for p in self.parts)
         widths = tuple(p.shape[1] for p in self.parts)
         return StripPlans(plans, widths, self.shape, self.dtype, self.is_sparse, self.token, self.fill)
 
@@ -111,15 +112,11 @@ class BesideSource(BlockSource):
             lo, hi = int(of_block[there[0]]), int(of_block[there[-1]]) + 1
             at = None if len(there) == stop - start else there
         args = part.args(lo, hi)
-        block = part.source.read(args.start, args.stop) if _in_memory(part) else None
+        block = part.source.read(args.start, args.stop) if in_memory(part) else None
         return Strip(args, block, at, stop - start)
 
     def read(self, start: int, stop: int) -> Block:
         return self.shared().join(self.payload(start, stop))
-
-
-def _in_memory(expr: Expr) -> bool:
-    return isinstance(expr.source, MemorySource)
 
 
 @dataclass(frozen=True, eq=False)
@@ -163,7 +160,7 @@ def concat(parts: Sequence[Part], n_obs: int, *, fill: float | None = None) -> R
     ordered = [_ordered(p, i) for i, p in enumerate(parts)]
     dtypes = [p.x.dtype for p in ordered if p.x is not None]
     if missing and not (is_sparse and value == 0):
-        dtypes = [_holding(d, value) for d in dtypes]
+        dtypes = [holding(d, value) for d in dtypes]
     dtype = np.dtype(np.result_type(*dtypes))
     exprs = []
     for p in ordered:
@@ -174,12 +171,6 @@ def concat(parts: Sequence[Part], n_obs: int, *, fill: float | None = None) -> R
     token = f"beside-{tokenize([e.token() for e in exprs], kept, value)}"
     source = BesideSource(tuple(exprs), tuple(kept), value, dtype, token)
     return from_source(source, _bounds(exprs, kept, n_obs))
-
-
-def _holding(dtype: np.dtype[Any], value: float) -> np.dtype[Any]:
-    if dtype.kind == "f" or (value.is_integer() and np.can_cast(np.min_scalar_type(int(value)), dtype)):
-        return dtype
-    return np.dtype(np.float64)
 
 
 def _nothing(n_vars: int, dtype: np.dtype[Any]) -> RowBlocks:
@@ -200,7 +191,7 @@ def _ordered(part: Part, i: int) -> Part:
         )
     there = part.rows[part.rows >= 0]
     if (np.diff(there) <= 0).any():
-        if not (_in_memory(x.expression) and not x.expression.steps):
+        if not (in_memory(x.expression) and not x.expression.steps):
             raise InputError(
                 f"the cells of adatas[{i}] come in another order than those of the result",
                 "cells in one order: those of a file are read from its beginning to its end",

@@ -19,8 +19,9 @@ from sc_dask.array.chunks import cut_dense, default_block_bytes
 from sc_dask.array.expr import BlockArgs, BlockPlan, Expr, Step, column_selection, evaluate
 from sc_dask.array.layer import ForeignSource, Known
 from sc_dask.array.source import METER, Block, BlockSource, MemorySource
+from sc_dask.array.types import cast_step, csr_step
 from sc_dask.errors import InputError
-from sc_dask.kernels.concat import as_csr, cast, stack
+from sc_dask.kernels.concat import as_csr, stack
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,7 +84,7 @@ class ConcatSource(BlockSource):
 
     def shared(self) -> PartPlans:
         """Return what all tasks share, to which `payload` adds what one of them needs."""
-        plans = tuple(BlockPlan(None, p.plan().kernels) if _in_memory(p) else p.plan() for p in self.parts)
+        plans = tuple(BlockPlan(None, p.plan().kernels) if in_memory(p) else p.plan() for p in self.parts)
         return PartPlans(plans, self.shape, self.dtype, self.is_sparse, self.token)
 
     def payload(self, start: int, stop: int) -> tuple[PartRows, ...]:
@@ -106,7 +107,8 @@ class ConcatSource(BlockSource):
         return self.shared().join(self.payload(start, stop))
 
 
-def _in_memory(expr: Expr) -> bool:
+def in_memory(expr: Expr) -> bool:
+    """Tell whether the rows behind a lazy matrix are in memory."""
     return isinstance(expr.source, MemorySource)
 
 
@@ -215,11 +217,9 @@ class _Steps:
 
     def cast(self, expr: Expr, dtype: np.dtype[Any]) -> Step:
         """Change the type of values."""
-        key, const = (expr.shape[1], expr.is_sparse, dtype), {"dtype": dtype}
+        key = (expr.shape[1], expr.is_sparse, dtype)
         if key not in self._made:
-            self._made[key] = Step(
-                cast, f"cast-{dtype.str}", dtype, *key[:2], const=const, columnwise=True, keeps_pattern=True
-            )
+            self._made[key] = cast_step(expr, dtype)
         return self._made[key]
 
 
@@ -231,7 +231,7 @@ def _placed(part: Part, n_vars: int, fill: float, is_sparse: bool, steps: _Steps
     else:
         expr, cols = part.x.expression, part.cols
     if is_sparse and not expr.is_sparse:
-        expr = expr.then(Step(as_csr, "as-csr", expr.dtype, expr.shape[1], True, columnwise=True))
+        expr = expr.then(csr_step(expr))
     if cols is None:
         return expr
     if expr.shape[1] == 0 or (cols < 0).any():
@@ -251,10 +251,10 @@ def _filled_type(expr: Expr, fill: float) -> np.dtype[Any]:
         return np.dtype(np.float64) if expr.is_sparse and fill == 0 else of_fill
     if expr.is_sparse:
         return expr.dtype if fill == 0 else np.promote_types(expr.dtype, of_fill)
-    return _holding(expr.dtype, fill)
+    return holding(expr.dtype, fill)
 
 
-def _holding(dtype: np.dtype[Any], fill: float) -> np.dtype[Any]:
+def holding(dtype: np.dtype[Any], fill: float) -> np.dtype[Any]:
     """Return the smallest type, from ``dtype`` on, for its values and ``fill``; a fraction among integers: float64."""
     if dtype.kind == "f":
         return np.result_type(dtype, float(fill))

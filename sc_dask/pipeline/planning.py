@@ -191,9 +191,11 @@ def _block_for(memory: int, stages: Callable[[int, int], tuple[StagePlan, ...]],
     sizes = [largest]
     while sizes[-1] > MIN_BLOCK_BYTES:
         sizes.append(max(MIN_BLOCK_BYTES, sizes[-1] // 2))
-    peaks = {(streams, block): _peak(stages(block, streams)) for streams in _STREAMS for block in sizes}
-    fitting = (block for (_, block), peak in peaks.items() if peak <= memory)
-    return next(fitting, min(sizes, key=lambda block: peaks[1, block]))
+    for streams in _STREAMS:
+        for block in sizes:
+            if _peak(stages(block, streams)) <= memory:
+                return block
+    return min(sizes, key=lambda block: _peak(stages(block, 1)))
 
 
 def threads_of(made: RunPlan) -> dict[str, int]:
