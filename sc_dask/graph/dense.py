@@ -16,8 +16,9 @@ _LEAST = 1e-14  # a weight below is none
 _MATRICES = 5  # of all pairs, in float64, at the peak
 
 
-def check_room(n_obs: int) -> None:
-    """Refuse so many cells that all pairs of them do not fit into memory."""
+def check(n_obs: int, n_neighbors: int) -> None:
+    """Refuse so many cells that all pairs of them do not fit into memory, and more neighbours than cells."""
+    _check_number(n_obs, n_neighbors)
     needed, room = _MATRICES * 8 * n_obs**2, config.room()
     if needed > room:
         raise MemoryBudgetError(
@@ -27,11 +28,15 @@ def check_room(n_obs: int) -> None:
         )
 
 
+def _check_number(n_obs: int, n_neighbors: int) -> None:
+    if not 2 <= n_neighbors <= n_obs:
+        raise InputError(f"found n_neighbors={n_neighbors} of {n_obs} cells", f"a number from 2 to {n_obs}")
+
+
 def distances(x: NDArray[Any], metric: str | Callable[..., float], metric_kwds: Mapping[str, Any]) -> NDArray[Any]:
     """Return the distances of all pairs of rows."""
     from sklearn.metrics import pairwise_distances
 
-    check_room(len(x))
     found: NDArray[Any] = pairwise_distances(x, metric=metric, **metric_kwds)
     np.fill_diagonal(found, 0)
     return found
@@ -42,9 +47,7 @@ def gauss(d: NDArray[Any], n_neighbors: int, *, neighbours: NDArray[np.integer] 
 
     The width of a cell is half the distance of its ``n_neighbors``-th cell, itself counted (Haghverdi et al. 2016).
     """
-    n_obs = len(d)
-    if not 2 <= n_neighbors <= n_obs:
-        raise InputError(f"found n_neighbors={n_neighbors} of {n_obs} cells", f"a number from 2 to {n_obs}")
+    _check_number(len(d), n_neighbors)
     squared = np.asarray(d, np.float64) ** 2
     width2 = np.partition(squared, n_neighbors - 1, axis=1)[:, n_neighbors - 1] / 4
     total = np.add.outer(width2, width2)

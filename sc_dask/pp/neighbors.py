@@ -17,7 +17,7 @@ from sc_dask.array.engine import run
 from sc_dask.errors import InputError, ScDaskWarning
 from sc_dask.graph import connectivities, dense
 from sc_dask.graph.knn import given
-from sc_dask.graph.knn.neighbors import EXACT_BELOW, EXACT_BELOW_OTHERWISE, IVF_METRICS
+from sc_dask.graph.knn.neighbors import EXACT_BELOW, EXACT_BELOW_OTHERWISE, IVF_METRICS, check_options
 from sc_dask.graph.knn.neighbors import knn as search
 from sc_dask.graph.sharded.landmarks import LandmarkGraph
 from sc_dask.log import begin, finished
@@ -162,6 +162,11 @@ def neighbors(
     start = begin("computing neighbors" if distances is None else "computing connectivities")
     adata = adata.copy() if copy else adata
     if distances is None:
+        assert metric is not None  # it is with distances alone
+        if not knn:
+            dense.check(adata.n_obs, n_neighbors)
+        elif transformer is None or isinstance(transformer, str):
+            check_options(adata.n_obs, n_neighbors, metric, metric_kwds, _SEARCHES[transformer], min_recall)
         _fall_back_to_pca(adata, use_rep, n_pcs)
     named = {"metric": metric if isinstance(metric, str | None) else getattr(metric, "__name__", str(metric))}
     params: dict[str, Any] = {"n_neighbors": n_neighbors, "method": method, "random_state": random_state, **named}

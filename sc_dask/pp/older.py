@@ -100,6 +100,8 @@ def normalize_per_cell(
     _deprecated("normalize_per_cell", "pp.filter_cells and pp.normalize_total")
     if use_rep not in (None, "after", "X"):
         raise InputError(f"use_rep={use_rep!r}", '`use_rep` should be "after", "X" or None')
+    if counts_per_cell_after is not None and not counts_per_cell_after > 0:
+        raise InputError(f"counts_per_cell_after={counts_per_cell_after}", "a sum above 0, or None for the median")
     if get.is_array(data):
         return _matrix_per_cell(data, counts_per_cell_after, counts_per_cell, min_counts, copy)
     adata = data.copy() if copy else data

@@ -10,6 +10,8 @@ from packaging.version import Version
 
 import sc_dask as sd
 from sc_dask.errors import InputError, MemoryBudgetError, MissingKeyError, ScDaskWarning
+from sc_dask.testing import lazy, source_of
+from tests.laws.registry import logged
 from tests.stack import SCANPY, UMAP_WEIGHTS
 
 
@@ -148,6 +150,17 @@ def test_neighbors__bad_options_are_named_and_nothing_is_written(options: dict[s
     assert not adata.obsp and not adata.uns
 
 
+@pytest.mark.parametrize(
+    "options",
+    [{"n_neighbors": 1}, {"metric": "haming"}, {"min_recall": 2}, {"knn": False, "method": "gauss", "n_neighbors": 99}],
+)
+def test_neighbors__bad_options_are_found_before_pca_is_run(options: dict[str, Any]) -> None:
+    adata = lazy(logged())
+    with pytest.raises(InputError, match=next(k for k in reversed(options))):
+        sd.pp.neighbors(adata, **options)
+    assert source_of(adata).rows_read == 0 and "X_pca" not in adata.obsm
+
+
 def _points() -> np.ndarray:
     rng = np.random.default_rng(0)
     return (rng.normal(size=(150, 12)) + 3 * (np.arange(150) % 3)[:, None]).astype(np.float32)
@@ -231,10 +244,10 @@ def test_neighbors__without_components_of_many_genes_runs_pca_and_says_so() -> N
 
 
 def test_neighbors__all_pairs_that_do_not_fit_and_options_that_exclude_each_other_are_refused() -> None:
-    from sc_dask.graph.dense import check_room
+    from sc_dask.graph.dense import check
 
     with pytest.raises(MemoryBudgetError, match="all pairs of 5,000,000 cells"):
-        check_room(5_000_000)
+        check(5_000_000, 15)
     with pytest.raises(ValueError, match="knn=False"):
         sd.pp.neighbors(embedded(), knn=False)
     with pytest.raises(InputError, match="fit_transform"):

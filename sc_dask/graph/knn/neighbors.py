@@ -120,9 +120,9 @@ def knn(
         ``x`` is not a finite matrix with two rows or more, or an option is unknown.
     """
     x = _checked(x)
-    metric = SAME_METRICS.get(metric, metric) if isinstance(metric, str) else metric
-    _check_options(n_neighbors, metric, metric_kwds, method, min_recall)
     n_obs = x.shape[0]
+    check_options(n_obs, n_neighbors, metric, metric_kwds, method, min_recall)
+    metric = SAME_METRICS.get(metric, metric) if isinstance(metric, str) else metric
     k = int(n_neighbors)
     if k > n_obs:
         k = 1 + n_obs // 2
@@ -133,7 +133,6 @@ def knn(
         )
     threads = config.n_threads() if n_jobs is None else int(n_jobs)
     if not isinstance(metric, str) or metric not in METRICS:
-        _check_exact_only(n_obs, metric, method)
         indices, distances = exact.of_rows(x, k, None, metric=metric, metric_kwds=metric_kwds, n_jobs=threads)
         return KNN(indices, distances, 1.0, "brute")
     ranked = euclidean_rows(x, metric)
@@ -293,9 +292,11 @@ def _check_exact_only(n_obs: int, metric: Metric, method: str) -> None:
         )
 
 
-def _check_options(
-    n_neighbors: int, metric: Metric, metric_kwds: Mapping[str, Any], method: str, min_recall: float
+def check_options(
+    n_obs: int, n_neighbors: int, metric: Metric, metric_kwds: Mapping[str, Any], method: str, min_recall: float
 ) -> None:
+    """Refuse options that `knn` of so many rows does not take; rows are not needed for it."""
+    metric = SAME_METRICS.get(metric, metric) if isinstance(metric, str) else metric
     if not isinstance(n_neighbors, int | np.integer) or isinstance(n_neighbors, bool) or n_neighbors < 2:
         raise InputError(f"found n_neighbors={n_neighbors!r}", "an integer of at least 2 (the cell itself counts)")
     if isinstance(metric, str) and metric not in (*METRICS, *EXACT_METRICS):
@@ -307,3 +308,5 @@ def _check_options(
         raise InputError(f"found method={method!r}", "one of " + ", ".join(METHODS))
     if not 0 <= min_recall <= 1:
         raise InputError(f"found min_recall={min_recall!r}", "a share between 0 and 1")
+    if not isinstance(metric, str) or metric not in METRICS:
+        _check_exact_only(n_obs, metric, method)
