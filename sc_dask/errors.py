@@ -83,7 +83,7 @@ class MemoryBudgetError(ScDaskError):
 
 
 class BackedError(InputError, NotImplementedError):
-    """A backed AnnData, whose X is neither in memory nor lazy."""
+    """A backed AnnData, whose X is neither in memory nor lazy; scanpy raises ``NotImplementedError`` there."""
 
 
 class StalledError(ScDaskError):

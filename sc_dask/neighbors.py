@@ -60,7 +60,7 @@ class Neighbors:
         self._distances: Any = None
         self._connectivities: Any = None
         self._transitions: Any = None
-        self._z: NDArray[np.float64] | None = None
+        self._steady: NDArray[np.float64] | None = None
         self._spectrum: diffusion.Spectrum | None = None
         root = adata.uns.get("iroot")
         self.iroot = None if root is None or int(root) >= adata.n_obs else int(root)
@@ -116,7 +116,7 @@ class Neighbors:
         )
         self._connectivities, self._distances = shell.obsp["connectivities"], shell.obsp["distances"]
         self.knn, self.n_neighbors = knn, int(shell.uns["neighbors"]["params"]["n_neighbors"])
-        self._transitions = self._z = None
+        self._transitions = self._steady = None
 
     @property
     def distances(self) -> Any:
@@ -143,11 +143,8 @@ class Neighbors:
         """
         if self._connectivities is None:
             raise InputError("found no graph", "a neighbour graph", "call compute_neighbors() first")
-        weights = sp.csr_matrix(self._connectivities, dtype=np.float64)
-        if density_normalize:
-            weights = _scaled(weights, _inverse(np.asarray(weights.sum(axis=0)).ravel()))
-        self._z = _inverse(np.sqrt(np.asarray(weights.sum(axis=0)).ravel()))
-        self._transitions = _scaled(weights, self._z)
+        weights = sp.csr_matrix(self._connectivities)
+        self._transitions, self._steady = diffusion.walk(weights, sees_density=not density_normalize)
 
     @property
     def transitions_sym(self) -> Any:
@@ -157,9 +154,9 @@ class Neighbors:
     @property
     def transitions(self) -> Any:
         """Transitions, which are not symmetric."""
-        if self._transitions is None or self._z is None:
+        if self._transitions is None or self._steady is None:
             raise InputError("found no transitions", "those of the graph", "call compute_transitions() first")
-        return sp.diags(self._z) @ self._transitions @ sp.diags(_inverse(self._z))
+        return sp.diags(diffusion.inverse(self._steady)) @ self._transitions @ sp.diags(self._steady)
 
     def compute_eigen(
         self,
@@ -190,11 +187,8 @@ class Neighbors:
             )
         if self._transitions is None:
             raise InputError("found no transitions", "those of the graph", "call compute_transitions() first")
-        from scipy.sparse.linalg import eigsh
-
-        first = np.random.RandomState(random_state).standard_normal(self._adata.n_obs)
-        n = min(self._adata.n_obs - 1, n_comps)
-        values, vectors = eigsh(self._transitions, k=n, which="LM", v0=first)
+        first = diffusion.first_vector(self._adata.n_obs, random_state)
+        values, vectors = diffusion.largest(self._transitions, n_comps, first)
         order = np.argsort(values)[::-1]
         self._spectrum = diffusion.Spectrum(values[order].astype("f4"), vectors[:, order].astype("f4"))
 
@@ -232,11 +226,3 @@ class Neighbors:
         graph = igraph.Graph(n=self._adata.n_obs, edges=edges.tolist(), directed=False)
         graph.es["weight"] = upper.data.astype(np.float64)
         return graph
-
-
-def _inverse(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    return np.divide(1.0, values, out=np.zeros_like(values), where=values > 0)
-
-
-def _scaled(weights: sp.csr_matrix, by: NDArray[np.float64]) -> Any:
-    return sp.csr_matrix(sp.diags(by) @ weights @ sp.diags(by))

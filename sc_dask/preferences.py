@@ -234,6 +234,10 @@ class Settings:
             raise InputError(f"found file_format_data={value!r}", "'h5ad' or 'zarr'")
         self._state["file_format_data"] = value
 
+    def keyed(self, name: str) -> Path:
+        """Return the file in ``writedir`` that a name without an extension stands for."""
+        return self.writedir / f"{name}.{self.file_format_data}"
+
     # -- what is the same for everybody
 
     @property
@@ -262,13 +266,15 @@ class Settings:
 
     def _figure(self, name: str) -> Any:
         if scanpy.is_imported():
-            return getattr(scanpy.settings(), name)
+            return getattr(scanpy.settings(), name)  # with what was set before, which the door hands over
         return self._state["figures"].get(name, _OF_FIGURES[name])
 
     def _set_figure(self, name: str, value: Any) -> None:
         self._state["figures"][name] = value
-        if scanpy.is_installed():
+        if scanpy.is_imported():
             setattr(scanpy.settings(), name, value)
+        else:
+            scanpy.on_import(name, value)
 
     @property
     def figdir(self) -> Path:

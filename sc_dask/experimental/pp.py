@@ -156,7 +156,7 @@ def recipe_pearson_residuals(
     the AnnData of the residuals and the table of genes are returned, and nothing is written.
     """
     target = adata if inplace else _shallow(adata)
-    table = highly_variable_genes(
+    highly_variable_genes(
         target,
         n_top_genes=n_top_genes,
         theta=theta,
@@ -166,7 +166,6 @@ def recipe_pearson_residuals(
         check_values=check_values,
         inplace=True,
     )
-    del table
     found = normalize_pearson_residuals_pca(
         target,
         theta=theta,

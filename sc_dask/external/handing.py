@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import inspect
 from collections.abc import Callable
 from typing import Any
@@ -11,10 +10,9 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
-from sc_dask import slots
+from sc_dask import get, slots
 from sc_dask.errors import InputError
 from sc_dask.outside import scanpy
-from sc_dask.outside.anndata import named_layers
 
 # what works on obs or obsm alone, so that X may stay where it is
 WITHOUT_X = {"pp.hashsolo", "pp.scanorama_integrate", "tl.phenograph", "tl.trimap"}
@@ -29,12 +27,12 @@ def handed_over(kind: str, name: str) -> Callable[..., Any]:
 
     def call(*args: Any, **kwargs: Any) -> Any:
         theirs = getattr(scanpy.module(f"external.{kind}"), name)
-        lazy = [a for a in (*args, *kwargs.values()) if isinstance(a, AnnData) and _is_lazy(a)]
+        lazy = [a for a in (*args, *kwargs.values()) if isinstance(a, AnnData) and not get.is_in_memory(a)]
         if not lazy:
             return theirs(*args, **kwargs)
         if f"{kind}.{name}" not in WITHOUT_X:
             raise InputError(
-                f"external.{kind}.{name} works in memory, and X (or obs) is lazy",
+                f"external.{kind}.{name} works in memory, and X (or obs) is lazy or backed",
                 "an AnnData in memory",
                 f"some = adata[cells, genes].to_memory(), then external.{kind}.{name}(some, ...)",
             )
@@ -46,16 +44,8 @@ def handed_over(kind: str, name: str) -> Callable[..., Any]:
         "X may be lazy: it is not read." if f"{kind}.{name}" in WITHOUT_X else "The AnnData must be in memory."
     )
     if scanpy.is_imported():
-        call = functools.wraps(call)(call)
         call.__signature__ = inspect.signature(getattr(scanpy.module(f"external.{kind}"), name))  # type: ignore[attr-defined]
     return call
-
-
-def _is_lazy(adata: AnnData) -> bool:
-    matrices = [adata.X, *(x for _, x in named_layers(adata))]
-    if adata.raw is not None:
-        matrices.append(adata.raw.X)
-    return any(hasattr(x, "dask") for x in matrices) or slots.is_lazy(adata.obs) or slots.is_lazy(adata.var)
 
 
 def _on_shell(theirs: Callable[..., Any], adata: AnnData, args: Any, kwargs: Any) -> Any:

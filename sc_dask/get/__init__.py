@@ -1,7 +1,7 @@
 """The only reader of AnnData: matrices as lazy row blocks, embeddings, graphs and tables."""
 
 from sc_dask.get.aggregates import aggregate
-from sc_dask.get.arrays import alone, is_array, is_lazy, part, put_back, slot
+from sc_dask.get.arrays import alone, is_array, is_held, is_in_memory, is_lazy, part, put_back, slot
 from sc_dask.get.columns import (
     as_stored,
     batches,
@@ -36,6 +36,8 @@ __all__ = [
     "groups",
     "in_memory",
     "is_array",
+    "is_held",
+    "is_in_memory",
     "is_lazy",
     "listed",
     "matrix",

@@ -6,11 +6,14 @@ from typing import TYPE_CHECKING, Any
 
 import dask.array as da
 import numpy as np
+import pandas as pd
 import scipy.sparse as sp
 
+from sc_dask import slots
 from sc_dask.array.blocks import RowBlocks, from_array
 from sc_dask.errors import InputError, MissingKeyError
 from sc_dask.get.columns import listed, matrix, stored
+from sc_dask.outside.anndata import named_layers
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -26,14 +29,29 @@ def is_lazy(data: Any) -> bool:
     return isinstance(data, da.Array)
 
 
-def alone(data: Any, *, as_float: bool = False, **slots: Any) -> AnnData:
-    """Return an AnnData of a matrix alone, which shares its memory; ``slots`` are options that name a slot.
+def is_held(value: Any) -> bool:
+    """Tell whether a value is in memory: an array, a sparse matrix or a table; or None."""
+    return value is None or isinstance(value, np.ndarray | pd.DataFrame) or sp.issparse(value)
+
+
+def is_in_memory(adata: AnnData) -> bool:
+    """Tell whether everything of an AnnData is in memory."""
+    if adata.isbacked or slots.is_lazy(adata.obs) or slots.is_lazy(adata.var):
+        return False
+    raw = [] if adata.raw is None else [adata.raw.X]
+    tables = [t[k] for t in (adata.obsm, adata.varm, adata.obsp, adata.varp) for k in t]
+    layers = [layer for _, layer in named_layers(adata)]
+    return all(is_held(value) for value in [adata.X, *layers, *raw, *tables])
+
+
+def alone(data: Any, *, as_float: bool = False, **given: Any) -> AnnData:
+    """Return an AnnData of a matrix alone, which shares its memory; ``given`` are options that name a slot.
 
     ``as_float`` makes float64 of integers in memory, as scanpy does of a matrix that it is given.
     """
     from anndata import AnnData
 
-    named = [f"{name}={value!r}" for name, value in slots.items() if value is not None]
+    named = [f"{name}={value!r}" for name, value in given.items() if value is not None]
     if named:
         raise InputError(f"{', '.join(named)} with a {type(data).__name__}", "an AnnData, which has such slots")
     if len(data.shape) != 2:

@@ -46,33 +46,48 @@ def diffmap(
     InputError
         The graph is not symmetric, or the search does not converge.
     """
-    from scipy.sparse.linalg import ArpackNoConvergence, eigsh
-
     if not is_symmetric(connectivities.indptr, connectivities.indices, connectivities.data):
         raise InputError("found connectivities that are not symmetric", "a symmetric graph", "run pp.neighbors")
     n = connectivities.shape[0]
     nodes = ordered(connectivities)
     n_cells = None if sizes is None else nodes.from_original(sizes.astype(np.float64))
     matrix = transitions(nodes.graph, n_cells)
-    first = np.random.RandomState(random_state).standard_normal(n)  # as in scanpy
+    first = nodes.from_original(first_vector(n, random_state))
+    values, vectors = largest(matrix, n_comps, first)
+    if n_cells is not None:
+        vectors = vectors / np.sqrt(n_cells)[:, None]
+    vectors = nodes.to_original(vectors[:, ::-1].astype(np.float32))
+    return Spectrum(values[::-1].astype(np.float32), np.ascontiguousarray(vectors))
+
+
+def first_vector(n: int, random_state: int) -> NDArray[np.float64]:
+    """Return the vector that scanpy's search begins with."""
+    return np.random.RandomState(random_state).standard_normal(n)
+
+
+def largest(
+    matrix: sp.csr_matrix, n_comps: int, first: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the largest eigenvalues of symmetric transitions, rising, and their vectors (n_obs, n_comps).
+
+    Raises
+    ------
+    InputError
+        The search does not converge.
+    """
+    from scipy.sparse.linalg import ArpackNoConvergence, eigsh
+
+    n = matrix.shape[0]
+    tolerance = 0 if n < WORTH_IT else _LARGE_TOLERANCE
     try:
-        values, vectors = eigsh(
-            matrix,
-            k=min(n - 1, n_comps),
-            which="LM",
-            v0=nodes.from_original(first),
-            tol=0 if n < WORTH_IT else _LARGE_TOLERANCE,
-        )
+        values, vectors = eigsh(matrix, k=min(n - 1, n_comps), which="LM", v0=first, tol=tolerance)
     except ArpackNoConvergence as error:
         raise InputError(
             f"found {len(error.eigenvalues)} of {n_comps} diffusion components that converge",
             "a graph whose components are told apart",
             "use fewer n_comps, or more n_neighbors in pp.neighbors",
         ) from error
-    if n_cells is not None:
-        vectors = vectors / np.sqrt(n_cells)[:, None]
-    vectors = nodes.to_original(vectors[:, ::-1].astype(np.float32))
-    return Spectrum(values[::-1].astype(np.float32), np.ascontiguousarray(vectors))
+    return values, vectors
 
 
 def transitions(graph: sp.csr_matrix, sizes: NDArray[np.float64] | None = None) -> sp.csr_matrix:
@@ -80,22 +95,34 @@ def transitions(graph: sp.csr_matrix, sizes: NDArray[np.float64] | None = None) 
 
     Of nodes that stand for ``sizes`` cells each, the walk of the cells is lumped. Nodes without an edge have none.
     """
+    return walk(graph, sizes)[0]
+
+
+def walk(
+    graph: sp.csr_matrix, sizes: NDArray[np.float64] | None = None, *, sees_density: bool = False
+) -> tuple[sp.csr_matrix, NDArray[np.float64]]:
+    """Return these transitions, or those of a walk that sees how densely cells lie, and the root of its limit."""
     sizes = np.ones(graph.shape[0]) if sizes is None else sizes
     row = np.repeat(np.arange(graph.shape[0], dtype=np.int32), np.diff(graph.indptr))
     data = graph.data.astype(np.float64)
-    density = np.bincount(graph.indices, data, graph.shape[0]) / sizes
-    _divide(data, row, graph.indices, density)
+    if not sees_density:
+        _divide(data, row, graph.indices, np.bincount(graph.indices, data, graph.shape[0]) / sizes)
     steady = np.sqrt(np.bincount(graph.indices, data, graph.shape[0]))
     _divide(data, row, graph.indices, steady)
-    return sp.csr_matrix((data, graph.indices, graph.indptr), shape=graph.shape)
+    return sp.csr_matrix((data, graph.indices, graph.indptr), shape=graph.shape), steady
 
 
 def _divide(
     data: NDArray[np.float64], row: NDArray[np.int32], column: NDArray[np.int32], by: NDArray[np.float64]
 ) -> None:
-    inverse = np.divide(1.0, by, out=np.zeros_like(by), where=by > 0)
-    data *= inverse[row]
-    data *= inverse[column]
+    factors = inverse(by)
+    data *= factors[row]
+    data *= factors[column]
+
+
+def inverse(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return 1 by each value, 0 by 0."""
+    return np.divide(1.0, values, out=np.zeros_like(values), where=values > 0)
 
 
 class Distances:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cached_property
 from typing import Any, Literal, TypeAlias
 
@@ -279,8 +279,6 @@ def _beside(opened: list[AnnData], options: dict[str, Any]) -> AnnData:
     cells = [names(a.obs) for a in opened]
     if any(a.raw is not None for a in opened):
         warnings.warn(ScDaskWarning("raw is left out: with axis='var' there is no raw of the result"), stacklevel=4)
-    every = list(dict.fromkeys(k for a in opened for k, _ in named_layers(a)))
-    kept = every if join == "outer" else [k for k in every if all(k in a.layers for a in opened)]
     slots = {s: dict(getattr(small, s)) for s in ("obsm", "varm", "obsp", "varp", "uns")}
     return AnnData(
         X=_side_by_side([a.X for a in opened], opened, cells, small.obs_names, fill_value),
@@ -288,7 +286,7 @@ def _beside(opened: list[AnnData], options: dict[str, Any]) -> AnnData:
         var=small.var,
         layers={
             k: _side_by_side([a.layers.get(k) for a in opened], opened, cells, small.obs_names, fill_value)
-            for k in kept
+            for k in _layers(opened, join)
         },
         **slots,
     )
@@ -297,13 +295,20 @@ def _beside(opened: list[AnnData], options: dict[str, Any]) -> AnnData:
 def _side_by_side(
     matrices: list[Any], opened: list[AnnData], cells: list[pd.Index], wanted: pd.Index, fill_value: float | None
 ) -> RowBlocks | None:
+    """Put X or a layer beside each other; None where there is no matrix at all."""
     if all(m is None for m in matrices):
         return None
-    parts = []
-    for m, a, own in zip(matrices, opened, cells, strict=True):
-        rows = None if own.equals(wanted) else own.get_indexer(wanted).astype(np.int64)
-        parts.append(beside.Part(None if m is None else from_array(m), a.n_vars, rows))
-    return beside.concat(parts, len(wanted), fill=fill_value)
+    parts = _parts(matrices, [a.n_vars for a in opened], cells, wanted)
+    return beside.concat([beside.Part(*part) for part in parts], len(wanted), fill=fill_value)
+
+
+def _parts(
+    matrices: list[Any], sizes: list[int], names_of: list[pd.Index], wanted: pd.Index
+) -> Iterator[tuple[RowBlocks | None, int, np.ndarray | None]]:
+    """Yield each matrix, its size along the axis, and where the wanted names are on the other (None: as they are)."""
+    for m, size, own in zip(matrices, sizes, names_of, strict=True):
+        at = None if own.equals(wanted) else own.get_indexer(wanted).astype(np.int64)
+        yield None if m is None else from_array(m), size, at
 
 
 # -- what is large -------------------------------------------------------------------------------
@@ -324,11 +329,8 @@ def _stack(
     """Stack X or a layer; None where there is no matrix at all."""
     if all(m is None for m in matrices):
         return None
-    parts = []
-    for m, a, own in zip(matrices, opened, genes, strict=True):
-        cols = None if own.equals(wanted) else own.get_indexer(wanted).astype(np.int64)
-        parts.append(stacked.Part(None if m is None else from_array(m), a.n_obs, cols))
-    return stacked.concat(parts, len(wanted), fill=fill_value)
+    parts = _parts(matrices, [a.n_obs for a in opened], genes, wanted)
+    return stacked.concat([stacked.Part(*part) for part in parts], len(wanted), fill=fill_value)
 
 
 def _raw(opened: list[AnnData], join: str, fill_value: float | None) -> dict[str, Any] | None:

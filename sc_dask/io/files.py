@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+import dask
 import numpy as np
 import pandas as pd
 from anndata import AnnData
@@ -139,10 +140,11 @@ def read(
         return read_in_place(place, block_bytes=block_bytes, lazy_obs=lazy_obs)
     if lazy_obs:
         raise InputError(f"found lazy_obs for a {kind} file", "AnnData zarr or h5ad", "sd.convert it first")
-    if kind == "10x-h5":
-        return read_10x_h5(place, **_only(options, kind, ("genome", "gex_only")))
-    if kind == "loom":
-        return loom.read_loom(place, **_only(options, kind, loom.OPTIONS))
+    with dask.config.set({} if block_bytes is None else {"sc-dask.block-bytes": block_bytes}):
+        if kind == "10x-h5":
+            return read_10x_h5(place, **_only(options, kind, ("genome", "gex_only")))
+        if kind == "loom":
+            return loom.read_loom(place, **_only(options, kind, loom.OPTIONS))
     return with_type(_copy(place, kind, options, cache, cache_dir, block_bytes), np.float32)
 
 
@@ -392,7 +394,7 @@ def _place(filename: Place, ext: str | None, storage_options: Mapping[str, Any] 
         raise InputError(f"found ext={ext!r}", f"one of: {', '.join(sorted(_EXTENSIONS))}")
     if ext is not None or not place.is_local or _suffix(place.name) or os.path.lexists(place.url):
         return place
-    keyed = settings.writedir / f"{os.fspath(filename)}.{settings.file_format_data}"  # type: ignore[arg-type]
+    keyed = settings.keyed(os.fspath(filename))  # type: ignore[arg-type]
     if not keyed.exists():
         raise NothingThereError(
             f"there is no file {place}, and none called {keyed}", "a path, or a name that was written to writedir"

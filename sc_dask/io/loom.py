@@ -13,6 +13,7 @@ from sc_dask.array.types import as_type
 from sc_dask.errors import InputError
 from sc_dask.io.blobs.store import Location, Place
 from sc_dask.io.formats import loom
+from sc_dask.outside.anndata import named_layers
 
 OPTIONS: tuple[str, ...] = (
     *("X_name", "obs_names", "var_names", "cleanup", "dtype", "sparse"),
@@ -94,8 +95,7 @@ def _gathered(
             tables[axis] = tables[axis].drop(columns=single)
     if not (obsm or varm or cleanup):
         return adata
-    layers = dict(adata.layers)
-    layers.pop(None, None)  # X, from anndata 0.13 on
+    layers = dict(named_layers(adata))
     return AnnData(adata.X, tables["obs"], tables["var"], uns, obsm=parts["obs"], varm=parts["var"], layers=layers)
 
 

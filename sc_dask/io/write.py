@@ -140,7 +140,7 @@ def _keyed(path: Any) -> Any:
     """Return where a name without an extension stands for; a path as it is."""
     if not isinstance(path, str) or os.path.splitext(path)[1] or "/" in path:
         return path
-    return settings.writedir / f"{path}.{settings.file_format_data}"
+    return settings.keyed(path)
 
 
 def _write_matrices(adata: AnnData, place: commit.Draft, narrow: bool, shard_bytes: int) -> None:

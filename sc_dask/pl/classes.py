@@ -5,8 +5,8 @@ from __future__ import annotations
 import functools
 from typing import TYPE_CHECKING, Any
 
+from sc_dask import get
 from sc_dask.pl.draw import add_dendrogram, arguments, scanpy, shown
-from sc_dask.pl.shown import is_in_memory
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -21,7 +21,7 @@ def class_of(name: str) -> type:
 
     def __init__(self: Any, adata: AnnData, *args: Any, **kwargs: Any) -> None:
         self.whole = adata
-        if not is_in_memory(adata):
+        if not get.is_in_memory(adata):
             given = arguments(base.__init__, (self, adata, *args), kwargs)
             adata = shown(name, adata, {k: v for k, v in given.items() if k != "self"})
         base.__init__(self, adata, *args, **kwargs)

@@ -13,7 +13,7 @@ import pandas as pd
 from sc_dask import get, slots
 from sc_dask.outside import scanpy as outside
 from sc_dask.pl.highest import highest_expr_genes
-from sc_dask.pl.shown import is_in_memory, small
+from sc_dask.pl.shown import small
 from sc_dask.pl.table import PLOTS, POINTS, Plot
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def draw(name: str, function: Callable[..., Any], args: tuple[Any, ...], kwargs:
     adata = next(iter(given.values()), None)
     if not isinstance(adata, AnnData) or PLOTS[name].genes == "no adata":
         return function(*args, **kwargs)
-    if is_in_memory(adata):
+    if get.is_in_memory(adata):
         with drawn_fast(PLOTS[name], adata.n_obs):
             return function(*args, **kwargs)
     if PLOTS[name].genes == "own":

@@ -10,14 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-import scipy.sparse as sp
 
 from sc_dask import config, get, slots
 from sc_dask.array.engine import run
 from sc_dask.errors import MemoryBudgetError, MissingKeyError
 from sc_dask.get.columns import blocks_of
 from sc_dask.log import logger
-from sc_dask.outside.anndata import named_layers
 from sc_dask.pl import sample
 from sc_dask.pl.table import Plot
 
@@ -44,20 +42,6 @@ def names_in(value: Any) -> Iterator[str]:
 
 def _is_numbers(value: Any) -> bool:
     return isinstance(value, np.ndarray | pd.Series) and (value.dtype.kind in "biufc" or value.ndim != 1)
-
-
-def is_in_memory(adata: AnnData) -> bool:
-    """Tell whether scanpy can draw from an AnnData as it is."""
-    if adata.isbacked or slots.is_lazy(adata.obs) or slots.is_lazy(adata.var):
-        return False
-    raw = [] if adata.raw is None else [adata.raw.X]
-    tables = [t[k] for t in (adata.obsm, adata.varm, adata.obsp, adata.varp) for k in t]
-    layers = [layer for _, layer in named_layers(adata)]
-    return not any(_is_lazy(value) for value in [adata.X, *layers, *raw, *tables])
-
-
-def _is_lazy(value: Any) -> bool:
-    return value is not None and not (isinstance(value, np.ndarray | pd.DataFrame) or sp.issparse(value))
 
 
 def small(adata: AnnData, plot: Plot, given: Given) -> AnnData:
@@ -270,7 +254,7 @@ def _entries(table: Any, is_shown: Any, rows: np.ndarray | None = None) -> dict[
     out = {}
     for key in table:
         value = table[key]
-        if _is_lazy(value):
+        if not get.is_held(value):
             if not is_shown(key):
                 continue
             value = run.materialise(blocks_of(value)) if hasattr(value, "dask") else slots.in_memory(value)
