@@ -266,15 +266,13 @@ class Settings:
 
     def _figure(self, name: str) -> Any:
         if scanpy.is_imported():
-            return getattr(scanpy.settings(), name)  # with what was set before, which the door hands over
+            return getattr(scanpy.settings(), name)
         return self._state["figures"].get(name, _OF_FIGURES[name])
 
     def _set_figure(self, name: str, value: Any) -> None:
         self._state["figures"][name] = value
-        if scanpy.is_imported():
+        if scanpy.is_installed():  # at once: a script that imports scanpy itself finds it there
             setattr(scanpy.settings(), name, value)
-        else:
-            scanpy.on_import(name, value)
 
     @property
     def figdir(self) -> Path:

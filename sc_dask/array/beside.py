@@ -91,6 +91,9 @@ class BesideSource(BlockSource):
         """Rows of all that stands behind: what a whole pass reads."""
         return sum(p.n_source_rows for p in self.parts)
 
+    def behind(self) -> Sequence[Expr]:
+        return self.parts
+
     def shared(self) -> StripPlans:
         """Return what all tasks share, to which `payload` adds what one of them needs."""
         plans = tuple(BlockPlan(None, p.plan().kernels) if in_memory(p) else p.plan() for p in self.parts)

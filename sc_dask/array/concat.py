@@ -82,6 +82,9 @@ class ConcatSource(BlockSource):
         """Rows of all that stands behind, picked or not: what a whole pass reads."""
         return sum(p.n_source_rows for p in self.parts)
 
+    def behind(self) -> Sequence[Expr]:
+        return self.parts
+
     def shared(self) -> PartPlans:
         """Return what all tasks share, to which `payload` adds what one of them needs."""
         plans = tuple(BlockPlan(None, p.plan().kernels) if in_memory(p) else p.plan() for p in self.parts)
@@ -114,7 +117,7 @@ def in_memory(expr: Expr) -> bool:
 
 def sources(expr: Expr) -> Iterator[BlockSource]:
     """Yield the sources that stand behind a lazy matrix: its own, or those of its parts."""
-    parts: tuple[Expr, ...] = getattr(expr.source, "parts", ())
+    parts = expr.source.behind()
     for part in parts:
         yield from sources(part)
     if not parts:

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import threading
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import scipy.sparse as sp
+
+if TYPE_CHECKING:
+    from sc_dask.array.expr import Expr
 
 Block = Any  # csr_matrix with int32 indices and indptr, or C-ordered ndarray; 2-D either way
 
@@ -43,6 +47,10 @@ class BlockSource(ABC):
         """
 
     # -- what tasks are given
+
+    def behind(self) -> Sequence[Expr]:
+        """Return the matrices that this one is put together of. Default: none, it is read itself."""
+        return ()
 
     def shared(self) -> BlockSource:
         """Return what all tasks of a pass share; `payload` adds what one task needs. Default: the source itself."""

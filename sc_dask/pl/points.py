@@ -58,7 +58,7 @@ def _is_plain(drawn: Any) -> bool:
 class PointsAsImage(PathCollection):
     """The points of a scatter plot, with its data, colours, order and sizes, blended into one image when drawn.
 
-    Of a million points 0.1 s instead of 5. A vector file holds the image; everything around it stays text and lines.
+    A vector file holds the image; everything around it stays text and lines.
     """
 
     @allow_rasterization  # in vector files at the figure's resolution, not at 72 dots per inch

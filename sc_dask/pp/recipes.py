@@ -224,6 +224,8 @@ def recipe_weinreb17(
     (200, 5)
     """
     solver = _solver_of(svd_solver, adata.n_vars)
+    if not 1 <= n_pcs <= min(adata.shape):
+        raise InputError(f"n_pcs={n_pcs} for {adata.n_obs} cells and {adata.n_vars} genes", "no more than these")
     adata = adata.copy() if copy else adata
     start = begin("running recipe weinreb17")
     if log:
